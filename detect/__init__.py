@@ -1,0 +1,1 @@
+"""GoogLeNet region classification: boxes to detections to files to mAP."""

@@ -1,0 +1,1 @@
+"""Readers of data sets; every one returns records."""

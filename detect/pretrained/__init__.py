@@ -1,0 +1,1 @@
+"""Bundled checkpoints, with a card for each."""

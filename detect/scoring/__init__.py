@@ -1,0 +1,1 @@
+"""Official scoring protocols; never sees an image or a network."""

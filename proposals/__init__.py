@@ -1,0 +1,1 @@
+"""Region proposals: an image in, candidate boxes out."""
