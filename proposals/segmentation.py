@@ -89,10 +89,10 @@ def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArra
     order = np.empty(starts[_MAX_WEIGHT], dtype=np.uint32)
     heads = starts.copy()
     for e in range(flat.size):
-        w = np.uint64(flat[e])
-        if w < _MAX_WEIGHT:
-            order[np.uint64(heads[w])] = e
-            heads[w] += 1
+        weight = np.uint64(flat[e])
+        if weight < _MAX_WEIGHT:
+            order[np.uint64(heads[weight])] = e
+            heads[weight] += 1
     return order, starts[: _MAX_WEIGHT + 1]
 
 
