@@ -90,11 +90,11 @@ def _groups(step: Tensor, image: Tensor) -> Iterator[tuple[tuple[int, int], Tens
 
 
 def _crop_with_opencv(image: Tensor, boxes: Tensor, config: CropConfig) -> Tensor:
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())  # [H, W, 3]
+    averages = {(1, 1): np.ascontiguousarray(image.permute(1, 2, 0).numpy())}  # [H, W, 3]
     crops = np.empty((len(boxes), config.size, config.size, 3), np.uint8)
     start, step = _sampling(boxes, config)
     for block, rows in _groups(step, image):
-        averaged = _average_with_opencv(pixels, block, config.fill)
+        averaged = _average_with_opencv(averages, block, config.fill)
         starts = (start[rows] / torch.tensor(block) - 0.5).tolist()  # of pixel centres from 0
         steps = (step[rows] / torch.tensor(block)).tolist()
         for row, (x, y), (dx, dy) in zip(rows.tolist(), starts, steps, strict=True):
@@ -111,15 +111,25 @@ def _crop_with_opencv(image: Tensor, boxes: Tensor, config: CropConfig) -> Tenso
 
 
 def _average_with_opencv(
-    pixels: np.ndarray, block: tuple[int, int], fill: tuple[int, int, int]
+    averages: dict[tuple[int, int], np.ndarray], block: tuple[int, int], fill: tuple[int, int, int]
 ) -> np.ndarray:
-    """Average the image ``[H, W, 3]``, continued by ``fill`` to whole blocks, over the blocks."""
-    if block == (1, 1):
-        return pixels
-    right, bottom = -pixels.shape[1] % block[0], -pixels.shape[0] % block[1]
-    whole = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=tuple(fill))
-    size = whole.shape[1] // block[0], whole.shape[0] // block[1]
-    return cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
+    """Average the image ``averages[1, 1]``, ``[H, W, 3]``, over blocks of pixels.
+
+    The image is continued by ``fill`` to whole blocks. Smaller blocks come first and stay in
+    ``averages``, so that a photo of many megapixels is read in full only two or three times.
+    """
+    if block not in averages:
+        half = max(block[0] // 2, 1), max(block[1] // 2, 1)
+        pixels = _average_with_opencv(averages, half, fill)
+        factor = block[0] // half[0], block[1] // half[1]
+        right, bottom = -pixels.shape[1] % factor[0], -pixels.shape[0] % factor[1]
+        if right or bottom:
+            pixels = cv2.copyMakeBorder(
+                pixels, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=tuple(fill)
+            )
+        size = pixels.shape[1] // factor[0], pixels.shape[0] // factor[1]
+        averages[block] = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return averages[block]
 
 
 def _crop_with_torch(image: Tensor, boxes: Tensor, config: CropConfig) -> Tensor:
