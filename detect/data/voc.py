@@ -40,7 +40,9 @@ VOC_CLASSES = (
 )
 
 
-def read_voc(root: Path, split: str, class_names: Sequence[str] = VOC_CLASSES) -> list[Record]:
+def read_voc(
+    root: str | Path, split: str, class_names: Sequence[str] = VOC_CLASSES
+) -> list[Record]:
     """Read one list of a VOC data set.
 
     Args:
@@ -54,6 +56,7 @@ def read_voc(root: Path, split: str, class_names: Sequence[str] = VOC_CLASSES) -
     Raises:
         InputError: If a list or annotation is missing or malformed, or no object is of any class.
     """
+    root = Path(root)
     image_list = root / "ImageSets" / "Main" / f"{split}.txt"
     return read_voc_annotations(
         root / "Annotations", image_list, class_names, photos=root / "JPEGImages"

@@ -124,7 +124,7 @@ def check_results(results: Any, truth: Mapping[str, Any], where: str) -> None:
             raise InputError(
                 f"{where}, entry {i}: bbox {bbox!r} is not [x, y, width, height], finite numbers"
             )
-        if type(score) not in (int, float) or not np.isfinite(score):
+        if not isinstance(score, int | float) or not np.isfinite(score):
             raise InputError(f"{where}, entry {i}: score {score!r} is not a finite number")
 
 

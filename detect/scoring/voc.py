@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.data.records import Record
+from detect.data.sources import InputError
 from detect.data.voc import read_voc_annotations
 from detect.detections import Detections
 from detect.scoring.average_precision import (
@@ -50,10 +51,11 @@ def score_voc(
         metric: ``2007`` for 11 points of the curve, ``2010`` for its area.
 
     Raises:
-        ValueError: If the metric is unknown, a label is no class, or a score or box is not finite.
+        InputError: If the metric is unknown.
+        ValueError: If a label is no class, or a score or box is not finite.
     """
     if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: choose one of {', '.join(METRICS)}")
+        raise InputError(f"VOC metric {metric!r}: choose one of {', '.join(METRICS)}")
     protocol, average_precision = METRICS[metric]
     found = scored_boxes(detections, len(records), len(class_names))
     truth = truth_boxes(records, len(class_names))
