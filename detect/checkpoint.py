@@ -1,0 +1,125 @@
+"""Trained region classifiers as files: safetensors, with everything needed to use them.
+
+The tensors are stored in float16; the file's metadata holds the class names, the preprocessing, the
+scale and context of the regions, and how the classifier was trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from detect.files import write_atomically
+from detect.googlenet import GoogLeNet, Layout, Preprocessing
+from detect.heads import RegionHead
+from detect.shared_trunk import SharedTrunkConfig
+
+VERSION = 1
+BUNDLED = Path(__file__).parent / "pretrained" / "voc2007.safetensors"
+Regions = Literal["shared", "crops"]
+
+
+@dataclass
+class Checkpoint:
+    """A region classifier and what it needs.
+
+    Attributes:
+        network: The trunk, without classifier.
+        head: Softmax with background last, and box regression.
+        class_names: Classes without background, ``[C]``.
+        preprocessing: What the network expects of its input.
+        regions: How regions were cut in training: ``shared`` (from one map an image) or ``crops``.
+        shared: Scale and context of the shared map.
+        training: Data and recipe, for the record.
+    """
+
+    network: GoogLeNet
+    head: RegionHead
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    regions: Regions = "shared"
+    shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, atomically, in float16."""
+    settings = {
+        "version": VERSION,
+        "layout": checkpoint.network.layout,
+        "class_names": list(checkpoint.class_names),
+        "preprocessing": asdict(checkpoint.preprocessing),
+        "regions": checkpoint.regions,
+        "shared": asdict(checkpoint.shared),
+        "training": checkpoint.training,
+    }
+    tensors: dict[str, Tensor] = {}
+    for part, module in (("network", checkpoint.network), ("head", checkpoint.head)):
+        for key, tensor in module.state_dict().items():
+            half = tensor.half() if tensor.is_floating_point() else tensor
+            tensors[f"{part}.{key}"] = half.cpu().contiguous()
+    write_atomically(Path(path), save(tensors, {"detect": json.dumps(settings, sort_keys=True)}))
+
+
+def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
+    """Read a checkpoint, to float32 on the CPU.
+
+    Raises:
+        ValueError: If the file is absent, damaged, of a newer version or no checkpoint of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint ({error})") from error
+    if "detect" not in metadata:
+        raise ValueError(
+            f"{path}: has weights but not our settings; was it made by tools/train.py?"
+        )
+    settings = json.loads(metadata["detect"])
+    if settings["version"] > VERSION:
+        raise ValueError(
+            f"{path}: version {settings['version']} is newer than this code's {VERSION}"
+        )
+    layout: Layout = settings["layout"]
+    network = GoogLeNet(0, layout=layout)
+    head = RegionHead(len(settings["class_names"]))
+    for part, module in (("network.", network), ("head.", head)):
+        own = {k[len(part) :]: _widen(v) for k, v in tensors.items() if k.startswith(part)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: {' '.join(str(error).split())[:200]}") from error
+        module.eval()
+    preprocessing = {k: tuple(v) for k, v in settings["preprocessing"].items()}
+    return Checkpoint(
+        network,
+        head,
+        tuple(settings["class_names"]),
+        Preprocessing(**preprocessing),
+        settings["regions"],
+        SharedTrunkConfig(**settings["shared"]),
+        settings["training"],
+    )
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor

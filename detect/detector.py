@@ -1,0 +1,113 @@
+"""The spine: propose, classify, merge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detect.checkpoint import BUNDLED, Checkpoint, Regions, load_checkpoint
+from detect.classifier import RegionClassifier, best_precision
+from detect.crops import CropConfig
+from detect.detections import Detections
+from detect.images import as_image
+from detect.merging import MergeConfig, merge_detections
+from detect.shared_trunk import SharedTrunk, SharedTrunkClassifier
+from proposals import Proposer, SelectiveSearch
+
+
+class Classifier(Protocol):
+    """Scores the regions of one image; both the crop-wise and the shared-trunk classifier do."""
+
+    def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes ``[N, C, 4]`` and probabilities ``[N, C + 1]`` of regions ``[N, 4]``."""
+        ...
+
+
+class Detector:
+    """Region proposals, a region classifier and merging, joined.
+
+    Args:
+        proposer: Finds candidate boxes.
+        classifier: Scores them.
+        class_names: Name of each class, without background.
+        merge: How scored boxes become detections.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        classifier: Classifier,
+        *,
+        class_names: tuple[str, ...],
+        merge: MergeConfig | None = None,
+    ) -> None:
+        self.proposer = proposer
+        self.classifier = classifier
+        self.class_names = class_names
+        self.merge = merge or MergeConfig()
+
+    def __call__(self, image: Tensor | np.ndarray | str | Path) -> Detections:
+        """Detect objects in an image: a path, an RGB array ``[H, W, 3]`` or tensor ``[3, H, W]``.
+
+        Raises:
+            ImageError: If a path cannot be read as an image.
+            ValueError: If an array or tensor is no uint8 RGB image.
+        """
+        image = as_image(image)
+        proposals = self.proposer(image)  # [N, 4]
+        boxes, scores = self.classifier.score_regions(image, proposals)  # [N, C, 4], [N, C + 1]
+        detections = merge_detections(boxes, scores, self.merge)
+        return replace(detections, class_names=self.class_names)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path | Checkpoint = BUNDLED,
+        *,
+        regions: Regions | None = None,
+        proposer: Proposer | None = None,
+        merge: MergeConfig | None = None,
+        device: str | torch.device | None = None,
+        precision: torch.dtype | None = None,
+    ) -> Detector:
+        """Build a detector from a checkpoint, by default the bundled one.
+
+        Args:
+            checkpoint: A file made by tools/train.py, or what was read from it.
+            regions: ``shared`` (one trunk pass an image) or ``crops``; by default as trained.
+            proposer: By default selective search with superpixels of twice R-CNN's size.
+            merge: Settings of NMS and voting.
+            device: By default a CUDA device where there is one.
+            precision: By default bfloat16 where the hardware multiplies it.
+
+        Raises:
+            ValueError: If the checkpoint cannot be used.
+        """
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = load_checkpoint(checkpoint)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        network = checkpoint.network.to(
+            device, precision or best_precision(device), memory_format=torch.channels_last
+        )
+        head = checkpoint.head.to(device)
+        classifier: Classifier
+        if (regions or checkpoint.regions) == "shared":
+            trunk = SharedTrunk(network, checkpoint.preprocessing, checkpoint.shared)
+            classifier = SharedTrunkClassifier(trunk, head)
+        else:
+            red, green, blue = map(round, checkpoint.preprocessing.mean)
+            crop = CropConfig(fill=(red, green, blue))
+            classifier = RegionClassifier(
+                network, head, preprocessing=checkpoint.preprocessing, crop=crop
+            )
+        return cls(
+            proposer or SelectiveSearch("googlenet"),
+            classifier,
+            class_names=checkpoint.class_names,
+            merge=merge,
+        )

@@ -1,0 +1,96 @@
+"""Train a detector on labelled photos: data.root=VOC2007 weights=GOOGLENET out=DIR."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# Before torch loads: idle OpenMP threads must not spin on cores that other threads need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from detect.checkpoint import Checkpoint, file_digest, save_checkpoint
+from detect.classifier import best_precision
+from detect.config import TrainConfig, register
+from detect.googlenet import PREPROCESSING, load_imagenet
+from detect.heads import RegionHead
+from detect.shared_trunk import SharedTrunk
+from detect.training import RegionTrainer
+from detect.training_cache import TrainingCache
+from detect.training_log import TrainingLog
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+def main(config: DictConfig) -> None:
+    """Prepare the photos, train, and write the checkpoint."""
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, TrainConfig)
+    records = instantiate(config.data, _convert_="all")
+    class_names = tuple(config.data.class_names)
+    device = torch.device(settings.device)
+    threads = settings.threads or os.cpu_count() or 1
+    recipe = {
+        "data": OmegaConf.to_container(config.data),
+        "num_photos": len(records),
+        "proposer": OmegaConf.to_container(config.proposer),
+        "weights_sha256": file_digest(settings.weights),
+        "training": asdict(settings.training),
+    }
+
+    network = load_imagenet(settings.weights)
+    network.fc = torch.nn.Identity()
+    network.to(device).to(memory_format=torch.channels_last)
+    preprocessing = PREPROCESSING[network.layout]
+    trunk = SharedTrunk(network, preprocessing, settings.shared)
+    torch.manual_seed(settings.training.seed)
+    head = RegionHead(len(class_names)).to(device)
+    frozen = copy.deepcopy(trunk).to(best_precision(device))
+    proposer = instantiate(config.proposer, _convert_="all")
+    key = {name: recipe[name] for name in ("weights_sha256", "proposer")}
+    cache = TrainingCache(Path(settings.cache), frozen, proposer, key)
+
+    missing = cache.missing(records)
+    gigabytes = cache.expected_bytes(records) / 1e9
+    print(
+        f"{len(records)} photos, {len(missing)} to prepare in {cache.folder} ({gigabytes:.1f} GB)"
+    )
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(tqdm(pool.map(cache.prepare, missing), total=len(missing), unit="photo"))
+
+    trainer = RegionTrainer(
+        trunk, head, cache=cache, records=records, config=settings.training, threads=threads
+    )
+    log = TrainingLog(Path(settings.out), recipe, save_minutes=settings.save_minutes)
+    with (
+        log.resume(trainer),
+        tqdm(total=settings.training.steps, initial=trainer.next_step, unit="step") as bar,
+    ):
+        while trainer.next_step < settings.training.steps:
+            stats = log.record(trainer.step())
+            bar.set_postfix(loss=f"{stats.class_loss:.3f}", box=f"{stats.box_loss:.3f}")
+            bar.update()
+    trainer.finish()
+    target = Path(settings.out) / "checkpoint.safetensors"
+    checkpoint = Checkpoint(
+        network, head, class_names, preprocessing, shared=settings.shared, training=recipe
+    )
+    save_checkpoint(target, checkpoint)
+    print(f"checkpoint: {target}")
+
+
+if __name__ == "__main__":
+    main()
