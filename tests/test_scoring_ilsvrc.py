@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import gzip
+import lzma
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from detect.data.ilsvrc import Synsets
+from detect.data.records import Record
+from detect.data.sources import InputError
+from detect.detections import Detections
+from detect.results import ImageResult, write_results
+from detect.scoring.ilsvrc import score_ilsvrc, score_ilsvrc_files
+from detect.scoring.predictions import read_ilsvrc_predictions
+from detect.scoring.scores import Scores, format_table, to_json
+
+NAMES = ("ant", "bee", "wasp")
+SYNSETS = Synsets(("n01", "n02", "n03"), NAMES)
+
+Box = tuple[float, float, float, float]  # 1-based inclusive
+Object = tuple[int, Box]  # label, box
+Line = tuple[int, int, float, Box]  # image id, label, score, box
+
+
+def record(image_id: int, objects: list[Object]) -> Record:
+    boxes = [[x1 - 1, y1 - 1, x2, y2] for _, (x1, y1, x2, y2) in objects]
+    return Record(
+        name=f"image_{image_id:03}",
+        path=None,
+        width=0,
+        height=0,
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor([label for label, _ in objects], dtype=torch.int64),
+        difficult=torch.zeros(len(objects), dtype=torch.bool),
+        image_id=image_id,
+    )
+
+
+def write_lines(path: Path, lines: list[Line]) -> Path:
+    text = "".join(
+        f"{image_id} {label + 1} {score!r} {x1!r} {y1!r} {x2!r} {y2!r}\n"
+        for image_id, label, score, (x1, y1, x2, y2) in lines
+    )
+    path.write_text(text)
+    return path
+
+
+def score_lines(
+    tmp_path: Path, lines: list[Line], records: list[Record], blacklist: set[tuple[int, int]]
+) -> Scores:
+    path = write_lines(tmp_path / "predictions.txt", lines)
+    found, _ = read_ilsvrc_predictions(path, records, SYNSETS)
+    return score_ilsvrc(found, records, NAMES, blacklist)
+
+
+def reference_ap(
+    lines: list[Line],
+    truth: dict[int, list[Object]],
+    blacklist: set[tuple[int, int]],
+    label: int,
+) -> tuple[float | None, list[str]]:
+    """The devkit's rules for one class, one detection after the other."""
+    ranked = sorted(
+        (line for line in lines if line[1] == label), key=lambda line: (-line[2], line[0])
+    )  # sorted() is stable: file order comes last
+    positives = sum(
+        1
+        for image_id, objects in truth.items()
+        for object_label, _ in objects
+        if object_label == label and (image_id, label) not in blacklist
+    )
+    taken: set[tuple[int, int]] = set()
+    outcomes = []
+    for image_id, _, _, (x1, y1, x2, y2) in ranked:
+        if (image_id, label) in blacklist:
+            outcomes.append("ignored")
+            continue
+        best, best_overlap = None, 0.0
+        for j, (object_label, (X1, Y1, X2, Y2)) in enumerate(truth[image_id]):
+            if object_label != label or (image_id, j) in taken:
+                continue
+            iw, ih = min(x2, X2) - max(x1, X1) + 1, min(y2, Y2) - max(y1, Y1) + 1
+            if iw <= 0 or ih <= 0:
+                continue
+            w, h = X2 - X1 + 1, Y2 - Y1 + 1
+            overlap = iw * ih / ((x2 - x1 + 1) * (y2 - y1 + 1) + w * h - iw * ih)
+            if overlap >= min(0.5, w * h / ((w + 10) * (h + 10))) and overlap > best_overlap:
+                best, best_overlap = j, overlap
+        if best is None:
+            outcomes.append("false")
+        else:
+            taken.add((image_id, best))
+            outcomes.append("true")
+    if positives == 0:
+        return None, outcomes
+    counted = [outcome == "true" for outcome in outcomes if outcome != "ignored"]
+    precisions = [sum(counted[: i + 1]) / (i + 1) for i in range(len(counted))]
+    hits = [i for i, hit in enumerate(counted) if hit]
+    return sum(max(precisions[i:]) for i in hits) / positives, outcomes
+
+
+def random_box(rng: random.Random) -> Box:
+    x, y = rng.randint(1, 14), rng.randint(1, 14)
+    return float(x), float(y), float(x + rng.randint(0, 40)), float(y + rng.randint(0, 40))
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_scores_equal_the_devkits_rules_on_random_cases(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    image_ids = rng.sample(range(1, 50), 4)  # not in ascending order
+    truth = {
+        i: [(rng.randrange(3), random_box(rng)) for _ in range(rng.randint(0, 5))]
+        for i in image_ids
+    }
+    objects = [(i, *found) for i, of_image in truth.items() for found in of_image]
+    blacklist = {(rng.choice(image_ids), rng.randrange(3)) for _ in range(2)}
+    lines: list[Line] = []
+    for _ in range(rng.randint(0, 40)):  # half of them on objects, with few different scores
+        image_id, label, box = rng.choice(image_ids), rng.randrange(3), random_box(rng)
+        if objects and rng.random() < 0.5:
+            image_id, label, near = rng.choice(objects)
+            box = tuple(side + rng.randint(-2, 2) for side in near)  # type: ignore[assignment]
+        lines.append((image_id, label, rng.choice([0.1, 0.5, 0.9, 0.9]), box))
+
+    records = [record(image_id, truth[image_id]) for image_id in image_ids]
+    scores = score_lines(tmp_path, lines, records, blacklist)
+
+    for label, found in enumerate(scores.classes):
+        ap, outcomes = reference_ap(lines, truth, blacklist, label)
+        assert found.ap == (None if ap is None else pytest.approx(ap, abs=1e-12))
+        assert found.detections == len(outcomes)
+        assert found.true_positives == outcomes.count("true")
+        assert found.false_positives == outcomes.count("false")
+        assert found.ignored == outcomes.count("ignored")
+
+
+def test_no_predictions_score_zero_and_no_truth_scores_nothing(tmp_path: Path) -> None:
+    records = [record(7, [(0, (1, 1, 10, 10))])]
+    scores = score_lines(tmp_path, [], records, set())
+    assert [found.ap for found in scores.classes] == [0, None, None]
+    assert scores.mean_ap == scores.median_ap == 0
+    assert score_ilsvrc([], [], NAMES).mean_ap is None
+
+
+def test_five_boxes_equal_the_curve_drawn_by_hand(tmp_path: Path) -> None:
+    objects = [(0, (100.0 * i, 1.0, 100.0 * i + 49, 50.0)) for i in range(1, 5)]
+    far = (900.0, 1.0, 949.0, 50.0)
+    boxes = [objects[0][1], far, objects[1][1], objects[1][1], objects[2][1]]
+    lines = [
+        (1, 0, 0.9 - 0.1 * i, box) for i, box in enumerate(boxes)
+    ]  # true false true false true
+    scores = score_lines(tmp_path, lines, [record(1, objects)], set())
+    assert scores.classes[0].ap == pytest.approx((1 + 2 / 3 + 3 / 5) / 4)
+    assert scores.classes[0].recall == 0.75
+
+
+def test_equal_scores_come_by_image_id_not_by_place_in_list_or_file(tmp_path: Path) -> None:
+    box = (1.0, 1.0, 50.0, 50.0)
+    records = [record(9, [(0, box)]), record(2, [])]
+    lines = [(9, 0, 0.5, box), (2, 0, 0.5, box)]  # image 2 comes first, and is wrong
+    assert score_lines(tmp_path, lines, records, set()).classes[0].ap == 0.5
+
+
+@pytest.mark.parametrize(
+    ("side", "found"),
+    # A 10 x 10 object needs 100 / 400: a centred box of 20 x 20 hits exactly, 21 x 20 does not.
+    [(20, 1), (21, 0)],
+)
+def test_small_objects_have_a_lower_threshold(tmp_path: Path, side: int, found: int) -> None:
+    records = [record(1, [(0, (6, 6, 15, 15))])]
+    lines = [(1, 0, 0.5, (1.0, 1.0, float(side), 20.0))]
+    assert score_lines(tmp_path, lines, records, set()).classes[0].true_positives == found
+
+
+def test_detections_in_memory_score_like_their_file(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(3)
+    corners = torch.randint(0, 30, (40, 2), generator=rng).float()
+    boxes = torch.cat([corners, corners + 20], dim=1)
+    labels = torch.arange(40) % 3
+    truth = Detections(boxes, torch.ones(40), labels, NAMES)
+    records = [
+        Record(name, None, 50, 50, t.boxes, t.labels, torch.zeros(10, dtype=torch.bool), i + 1)
+        for i, (name, t) in enumerate((str(i), truth[10 * i : 10 * i + 10]) for i in range(4))
+    ]
+    found = [
+        Detections(t.boxes.roll(1, 0) + 1, torch.rand(10, generator=rng), t.labels, NAMES)
+        for t in (truth[10 * i : 10 * i + 10] for i in range(4))
+    ]
+    results = [ImageResult(f"{i}.jpg", 50, 50, f) for i, f in enumerate(found)]
+    write_results(tmp_path, results, NAMES)
+    from_file, notes = read_ilsvrc_predictions(tmp_path / "detections.txt", records, SYNSETS)
+    assert len(notes) == 1 and "by name" in notes[0]
+    in_memory = score_ilsvrc(found, records, NAMES)
+    assert in_memory == score_ilsvrc(from_file, records, NAMES)
+    assert in_memory.mean_ap
+
+
+def test_a_run_on_other_photos_and_classes_is_matched_by_name(tmp_path: Path) -> None:
+    box = torch.tensor([[10.0, 10.0, 60.0, 60.0]])
+    names = ("person", "N03", "Bee")  # unknown, a WordNet id, other case
+    two = Detections(box.repeat(2, 1), torch.tensor([0.9, 0.8]), torch.tensor([2, 0]), names)
+    one = Detections(box, torch.tensor([0.7]), torch.tensor([1]), names)
+    results = [
+        ImageResult("photos/image_005.JPEG", 99, 99, two),
+        ImageResult("photos/image_001.JPEG", 99, 99, one),
+        ImageResult("photos/other.JPEG", 99, 99, Detections.empty(names)),
+    ]
+    write_results(tmp_path, results, names)
+    object_box = (11.0, 11.0, 60.0, 60.0)
+    records = [record(1, [(2, object_box)]), record(3, []), record(5, [(1, object_box)])]
+    found, notes = read_ilsvrc_predictions(tmp_path / "detections.txt", records, SYNSETS)
+    scores = score_ilsvrc(found, records, NAMES)
+    assert [(c.ap, c.detections) for c in scores.classes] == [(None, 0), (1, 1), (1, 1)]
+    assert "person" in notes[1]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+def test_packed_predictions_read_like_plain_ones(tmp_path: Path, pack) -> None:
+    records = [record(1, [(0, (1, 1, 10, 10))])]
+    plain = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, (1.0, 1.0, 10.0, 10.0))])
+    packed = tmp_path / f"p.txt.{'gz' if pack is gzip.compress else 'xz'}"
+    packed.write_bytes(pack(plain.read_bytes()))
+    found, _ = read_ilsvrc_predictions(packed, records, SYNSETS)
+    assert score_ilsvrc(found, records, NAMES).classes[0].ap == 1
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        read_ilsvrc_predictions(packed, records, SYNSETS)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1 1 0.5 1 1 9", "is not 'image_id class_id score xmin ymin xmax ymax'"),
+        ("1 1 0.5 1 1 9 9 9", "is not 'image_id class_id score xmin ymin xmax ymax'"),
+        ("1 1 high 1 1 9 9", "is not 'image_id class_id score xmin ymin xmax ymax'"),
+        ("1 1 nan 1 1 9 9", "not finite"),
+        ("1 1 -inf 1 1 9 9", "not finite"),
+        ("1 1 0.5 1 1 inf 9", "not finite"),
+        ("2 1 0.5 1 1 9 9", "image id 2 is not in the image list"),
+        ("0 1 0.5 1 1 9 9", "image id 0 is not in the image list; image ids are 1-based"),
+        ("1.5 1 0.5 1 1 9 9", "image id 1.5 is not in the image list"),
+        ("1 0 0.5 1 1 9 9", "class id 0 is not one of the classes; class ids are 1..3"),
+        ("1 4 0.5 1 1 9 9", "class id 4 is not one of the classes"),
+        ("1 -1 0.5 1 1 9 9", "class id -1 is not one of the classes"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "predictions.txt"
+    path.write_text(f"1 1 0.5 1 1 9 9\n\n{line}\r\n1 1 0.5 1 1 9 9\n")
+    with pytest.raises(InputError, match="line 3") as error:
+        read_ilsvrc_predictions(path, [record(1, [])], SYNSETS)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_bad_detections_in_memory_are_refused() -> None:
+    box, score, label = torch.zeros(1, 4), torch.ones(1), torch.tensor([1])
+    records = [record(1, [])]
+    with pytest.raises(ValueError, match="not a finite"):
+        score_ilsvrc([Detections(box, score * torch.nan, label)], records, NAMES)
+    with pytest.raises(ValueError, match="leave the 1 classes"):
+        score_ilsvrc([Detections(box, score, label)], records, ("ant",))
+    with pytest.raises(ValueError, match="2 detections for 1 images"):
+        score_ilsvrc([Detections.empty()] * 2, records, NAMES)
+
+
+@pytest.fixture(scope="module")
+def demo(shared_dir: Path) -> tuple[Scores, float]:
+    folder = shared_dir / "data" / "ilsvrc_det"
+    start = time.process_time()
+    scores = score_ilsvrc_files(
+        folder / "demo.val.pred.det.txt.xz",
+        folder / "ILSVRC2013_DET_bbox_val.tar.xz",
+        folder / "val.txt",
+        folder / "meta_det.mat",
+        folder / "ILSVRC2014_det_validation_blacklist.txt",
+    )
+    return scores, time.process_time() - start
+
+
+def test_the_devkits_demo_scores_what_its_readme_says(demo: tuple[Scores, float]) -> None:
+    scores, seconds = demo
+    assert f"{scores.mean_ap:.3f}" == "0.590"
+    assert f"{scores.median_ap:.3f}" == "0.601"
+    printed = {found.name: f"{found.ap:.3f}" for found in scores.classes}
+    assert len(printed) == 200
+    readme = {"accordion": "0.564", "airplane": "0.528", "ant": "0.548", "antelope": "0.626"}
+    readme |= {"apple": "0.506", "water bottle": "0.521", "watercraft": "0.646"}
+    readme |= {"whale": "0.548", "wine bottle": "0.610", "zebra": "0.772"}
+    assert {name: printed[name] for name in readme} == readme
+    assert seconds < 15
+
+
+def test_the_devkits_demo_has_the_known_positives_and_detections(
+    demo: tuple[Scores, float],
+) -> None:
+    content = to_json(demo[0])
+    assert sum(found["positives"] for found in content["classes"]) == 54_609
+    assert sum(found["detections"] for found in content["classes"]) == 49_013
+    assert len(format_table(demo[0]).splitlines()) == 204
