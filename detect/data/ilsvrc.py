@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import scipy.io
 import torch
+from scipy.io.matlab import MatReadError
 
 from detect.data.records import Record
 from detect.data.sources import (
@@ -18,6 +20,16 @@ from detect.data.sources import (
 )
 
 NUM_DET_CLASSES = 200
+NOT_MATLAB = (  # what scipy raises for files that are cut off or of another kind
+    MatReadError,
+    NotImplementedError,
+    LookupError,
+    ValueError,
+    TypeError,
+    StopIteration,
+    EOFError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -169,5 +181,5 @@ def _mat_rows(path: Path) -> list[tuple[int, str, str]]:
         return [(int(row[id_field]), str(row["WNID"]), str(row["name"])) for row in synsets]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give meta_det.mat") from error
-    except (KeyError, ValueError, TypeError, StopIteration, NotImplementedError) as error:
+    except NOT_MATLAB as error:
         raise InputError(f"{path}: not the devkit's meta_det.mat ({error!r})") from error
