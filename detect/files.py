@@ -28,8 +28,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number a file's non-empty lines from 1; only a line feed ends one, names hold the rest."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+    """Number a file's non-empty lines from 1, without their ends; names may be any bytes."""
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
-            if line := line.removesuffix("\n").removesuffix("\r"):
+            if line := line.removesuffix("\n"):
                 yield number, line

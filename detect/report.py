@@ -61,7 +61,7 @@ def write_report(
         score_threshold: Where the score slider stands at first.
     """
     edges = _score_edges(results)
-    start = min(int(np.searchsorted(edges, score_threshold - 1e-9)), SCORE_STEPS)
+    start = min(int(np.searchsorted(edges, score_threshold)), SCORE_STEPS)
     classes, position = _describe_classes(results, class_names, edges, start)
     photos = []
     for i, result in enumerate(results[:PHOTOS_LISTED]):
@@ -145,7 +145,7 @@ def _count(
     photos = np.zeros_like(objects)
     for result in results:
         labels = result.detections.labels.cpu().numpy()
-        steps = np.searchsorted(edges, _printed(result.detections.scores) + 1e-9, "right") - 1
+        steps = np.searchsorted(edges, _printed(result.detections.scores), "right") - 1
         np.add.at(objects, (labels, steps), 1)
         best = np.full(num_classes, -1)
         np.maximum.at(best, labels, steps)

@@ -66,7 +66,9 @@ def test_a_result_comes_back_exactly(count: int, tmp_path: Path) -> None:
         assert same(ledger.get(written.name, "f"), written)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=5, max_size=5))
 def test_every_float32_comes_back_bit_by_bit(tmp_path: Path, numbers: list[float]) -> None:
     values = torch.tensor(numbers, dtype=torch.float32)

@@ -118,6 +118,12 @@ def test_a_tag_stays_in_the_photo_as_a_whole(box: tuple[int, int, int, int]) -> 
     assert (edge < 60).all(dim=0).sum() >= ink
 
 
+def test_a_tag_without_room_above_its_box_lies_inside() -> None:
+    drawn = draw_detections(grey(100, 200), found((50, 5, 150, 90, 0.9, 0)))
+    assert not changed(drawn)[:5].any()
+    assert changed(drawn)[5:15, 50:90].all()
+
+
 @pytest.mark.parametrize("label", range(len(CLASSES)))
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (9, 60), (12, 400)])
 def test_any_name_is_drawn_on_photos_of_any_size(label: int, height: int, width: int) -> None:
