@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -218,6 +220,12 @@ def test_damaged_png_data_is_found_by_its_check_sum(tmp_path: Path, kind: str) -
         reason_for(tmp_path, bytes(damaged))
 
 
+def test_png_data_that_was_filled_with_zeros_is_found_by_its_check_sum(tmp_path: Path) -> None:
+    data = encode(np.asarray(Image.fromarray(NOISE).resize((300, 200))), "PNG")
+    for end in range(len(data) // 2, len(data) - 20, len(data) // 20):
+        reason_for(tmp_path, data[:end] + bytes(len(data) - end))
+
+
 @pytest.mark.parametrize("kind", [*(LOSSLESS | LOSSY)])
 def test_bytes_after_the_image_do_not_matter(tmp_path: Path, kind: str) -> None:
     data = (LOSSLESS | LOSSY)[kind]
@@ -270,7 +278,8 @@ def test_every_exif_orientation_is_applied(tmp_path: Path, format: str, orientat
     "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"]
 )
 def test_damaged_exif_data_does_not_lose_the_image(tmp_path: Path, exif: bytes) -> None:
-    image = write_and_read(tmp_path, encode(SMOOTH, "JPEG", quality=95, exif=exif))
+    data = encode(SMOOTH, "JPEG", quality=95, exif=b"Exif\0\0" + exif)
+    image = write_and_read(tmp_path, data)
     assert image.shape == SMOOTH.shape
 
 
@@ -468,6 +477,23 @@ def test_what_is_no_image_is_named(
     data, word = UNREADABLE[kind]
     assert word in reason_for(tmp_path, data, "photo.jpg")
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_pillow_logs_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(UNREADABLE["12 bands"][0])
+    code = """
+import sys
+from decoding import UndecodableError, decode_image
+try:
+    decode_image(open(sys.argv[1], "rb"))
+except UndecodableError:
+    print("refused")
+"""
+    # In a process of its own, since pytest handles log records, and without the rest of the package.
+    command = [sys.executable, "-c", code, str(tmp_path / "a.tif")]
+    folder = Path(decoding.__file__).parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
 
 
 def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:
