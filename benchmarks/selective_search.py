@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from torch import Tensor
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not this folder's files
 
+from detect.data.records import Record
 from detect.data.voc import read_voc
 from proposals import SelectiveSearch
 from proposals.recall import average_best_overlap, average_recall, best_overlaps, recall
@@ -129,8 +129,29 @@ def machine() -> str:
     return f"{models[0] if models else 'unknown processor'}, {os.cpu_count()} cores"
 
 
+def measure(opencv: dict[str, OpenCV], ours: dict[str, Ours], records: list[Record]) -> None:
+    """Take the photos in turn, so that a busy machine slows all methods alike; print the table."""
+    rows = {name: Row() for name in [*opencv, *ours, *(f"{name}, cut" for name in ours)]}
+    for record in records:
+        assert record.path is not None
+        for name, reference in opencv.items():
+            rows[name].add(*reference(record.path), record.boxes)
+        for name, search in ours.items():
+            boxes, seconds = search(record.path)
+            rows[name].add(boxes, seconds, record.boxes)
+            cut = boxes[: rows["OpenCV fast"].boxes[-1]]
+            rows[f"{name}, cut"].add(cut, seconds, record.boxes)
+
+    titles = " ".join(f"{title:>7}" for title in ("boxes", "R@0.5", "R@0.7", "AR", "ABO", "speed"))
+    print(f"{'':24} {'ms':>8} {titles}")
+    baseline = statistics.median(rows["OpenCV fast"].seconds)
+    for name, row in rows.items():
+        print(row.line(name, baseline))
+    print("Medians a photo, one thread. cut: to as many boxes as OpenCV fast.")
+
+
 def main() -> None:
-    """Measure image by image in turn, so that a busy machine slows all methods alike."""
+    """Read the settings, measure, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -148,29 +169,12 @@ def main() -> None:
     modes = ["Fast", "Quality"] if args.quality else ["Fast"]
     opencv = {f"OpenCV {m.lower()}": OpenCV(args.opencv_python, m, args.width) for m in modes}
     ours = {preset: Ours(preset, args.width) for preset in args.presets}
-    methods: dict[str, Callable[[Path], tuple[Tensor, float]]] = {**opencv, **ours}
-    rows = {name: Row() for name in [*methods, *(f"{name}, cut" for name in ours)]}
     records = read_voc(args.root, args.split)
-    for record in records[:: max(1, len(records) // args.photos)][: args.photos]:
-        assert record.path is not None
-        limit = 0
-        for name, method in methods.items():
-            boxes, seconds = method(record.path)
-            rows[name].add(boxes, seconds, record.boxes)
-            if name in ours:
-                rows[f"{name}, cut"].add(boxes[:limit], seconds, record.boxes)
-            limit = limit or len(boxes)
-
+    records = records[:: max(1, len(records) // args.photos)][: args.photos]
     version = opencv["OpenCV fast"].version
-    print(
-        f"{machine()}; OpenCV {version}; {len(rows['OpenCV fast'].boxes)} photos of {args.split},"
-    )
-    print(f"width {args.width}, one thread, medians a photo; cut: to as many boxes as OpenCV fast")
-    titles = " ".join(f"{title:>7}" for title in ("boxes", "R@0.5", "R@0.7", "AR", "ABO", "speed"))
-    print(f"{'':24} {'ms':>8} {titles}")
-    reference = statistics.median(rows["OpenCV fast"].seconds)
-    for name, row in rows.items():
-        print(row.line(name, reference))
+    print(f"{machine()}; OpenCV {version}")
+    print(f"{len(records)} photos of {args.split}, resized to width {args.width}")
+    measure(opencv, ours, records)
 
 
 if __name__ == "__main__":

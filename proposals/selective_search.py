@@ -18,6 +18,7 @@ from proposals.similarity import measure, texture_codes
 Pixels = NDArray[np.uint8]
 
 SIMILARITIES = ("colour", "texture", "size", "fill")
+_MAX_SCALE = 10**8  # far above any use; thresholds stay within 32 bits
 _CTSF, _TSF = "colour+texture+size+fill", "texture+size+fill"
 
 
@@ -131,8 +132,10 @@ class SelectiveSearch:
                 raise ValueError(f"no similarity {name!r}: there are {', '.join(SIMILARITIES)}")
         if not (self.colour_spaces and self.scales):
             raise ValueError("colour_spaces and scales must not be empty")
-        if min(min(scale) for scale in self.scales) < 1:
-            raise ValueError(f"scales are pairs (k, min_size) of 1 or more: got {self.scales}")
+        if not all(1 <= number <= _MAX_SCALE for scale in self.scales for number in scale):
+            raise ValueError(
+                f"scales are pairs (k, min_size) from 1 to {_MAX_SCALE}: got {self.scales}"
+            )
         for name in ("width", "max_boxes"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -108,6 +108,12 @@ def test_two_flat_halves_are_two_regions_until_they_are_too_small() -> None:
     assert one.max() == 0
 
 
+def test_the_largest_scale_joins_everything() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.float32)
+    (labels,) = segment(image, [(10**8, 1)])
+    assert not labels.any()
+
+
 def test_the_largest_possible_weight_is_sorted_too() -> None:
     image = np.zeros((1, 3, 3), np.float32)
     image[0, 1] = 255
