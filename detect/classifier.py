@@ -73,3 +73,15 @@ def best_precision(device: torch.device) -> torch.dtype:
     # Private, but the only question torch answers; emulated bfloat16 is slower than float32.
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of this name; of ``auto`` the best for the device.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    choices = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": best_precision(device)}
+    if name not in choices:
+        raise ValueError(f"precision={name}: choose one of {', '.join(sorted(choices))}")
+    return choices[name]

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from detect.files import write_atomically
 from detect.merging import MergeConfig
 from detect.shared_trunk import SharedTrunkConfig
 from detect.training import TrainingConfig
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @dataclass
@@ -25,7 +34,7 @@ class DetectConfig:
     out: str = "out"  # folder of the results
     checkpoint: str | None = None  # file made by tools/train.py; by default the bundled detector
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
-    proposer: Any = MISSING  # group: googlenet (superpixels x 2), fast (R-CNN's), quality
+    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
     merge: MergeConfig = field(default_factory=MergeConfig)
     device: str | None = None  # cpu, cuda, cuda:1; by default a GPU where there is one
     precision: str = "auto"  # auto, float32 or bfloat16; auto: bfloat16 where hardware has it
@@ -33,7 +42,6 @@ class DetectConfig:
     frame_step: int = 1  # every n-th frame of a video
     drawn: bool = True  # whether to draw the detections on every photo
     draw_threshold: float = 0.5  # least score of a drawn detection, 0 to 1
-    report: bool = True  # whether to write report.html
     overwrite: bool = False  # start again where out/ holds results of other settings
 
 
@@ -43,8 +51,8 @@ class TrainConfig:
 
     out: str = MISSING  # folder of the checkpoint, the log and the state to go on from
     weights: str = MISSING  # ImageNet GoogLeNet: .caffemodel, .safetensors, .pth or torchvision
-    data: Any = MISSING  # group: voc
-    proposer: Any = MISSING  # group: googlenet (superpixels x 2), fast (R-CNN's), quality
+    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=train, data.class_names
+    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
     cache: str = "cache"  # folder of proposals and stem maps, kept between trainings
     shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -67,19 +75,108 @@ class ScoreConfig:
     voc_metric: str = "2010"  # voc: 2010 (area under the curve) or 2007 (11 points)
 
 
+class ConfigError(ValueError):
+    """Settings that cannot be used, in one line."""
+
+
+def load_config(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Compose the settings of a tool that is no Hydra application of its own.
+
+    Args:
+        name: Of the file in configs/, such as ``detect``.
+        overrides: ``key=value``.
+
+    Returns:
+        The tool's root dataclass, and the same as plain dicts and lists.
+
+    Raises:
+        ConfigError: If an override is malformed, has an unknown key or a wrong value; names the
+            keys that look alike.
+    """
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose(name, overrides=list(overrides))
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        return OmegaConf.to_object(config), {str(key): value for key, value in plain.items()}
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_explain(name, overrides, error)) from error
+
+
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Write nested settings as YAML, atomically."""
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(values)))
+
+
+def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
+    """Say in one line what is wrong, with the settings that an unknown key may stand for."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        known = _keys(OmegaConf.to_container(compose(name)))
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key not in known:
+            near = get_close_matches(key, known, n=3) or get_close_matches(
+                key.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=3
+            )
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; see --help"
+            return f"{override}: no setting {key!r}{hint}"
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split("full_key")[0].split())
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in config.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            keys += _keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate a command line's paths from its overrides.
+
+    What looks like ``key=value`` is an override, unless a file of that very name exists. Paths
+    never pass through Hydra, whose grammar has no room for spaces, commas and brackets.
+    """
+    overrides = [
+        argument
+        for argument in arguments
+        if re.match(r"[+~]{0,2}[A-Za-z_][\w.]*=", argument) and not Path(argument).exists()
+    ]
+    return [a for a in arguments if a not in overrides], overrides
+
+
 def settings_help(settings: type) -> dict[str, str]:
-    """Return what Hydra prints for --help: every setting with its default and comment.
+    """Return what Hydra prints for --help: every setting with its default and comment."""
+    rows = _describe(settings)
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:{width}}  {text}" for name, text in rows]
+    head = (
+        f"{settings.__doc__}\n\nname=value, in any order; those with ... are chosen or required:\n"
+    )
+    foot = "\nA value with = , or brackets needs quotes: 'name=\"a,b\"'\n"
+    return {"template": "\n".join([head, *lines, foot])}
+
+
+def _describe(settings: type, prefix: str = "") -> list[tuple[str, str]]:
+    """List the settings of a dataclass and of those inside it: ``name=default`` and comment.
 
     The comments stand in the source of the dataclass, their only home, and are read from there.
     """
-    fields = re.findall(r"^    (\w+): .+?(?: = (.+?))?  # (.+)$", inspect.getsource(settings), re.M)
-    defaults = {"MISSING": "...", "None": "null"}
-    names = [f"{name}={defaults.get(text, text)}" for name, text, _ in fields]
-    width = max(map(len, names))
-    lines = [f"  {name:{width}}  {text}" for name, (*_, text) in zip(names, fields, strict=True)]
-    head = f"{settings.__doc__}\n\nname=value, in any order; those with ... have no default:\n"
-    foot = "\nA value with = , or brackets needs quotes: 'name=\"a,b\"'\n"
-    return {"template": "\n".join([head, *lines, foot])}
+    source = inspect.getsource(settings)
+    found = re.findall(r"^    (\w+): .+?(?: = (.+?))?  # (.+)$", source, re.M)
+    written = {name: (default, comment) for name, default, comment in found}
+    shown = {"MISSING": "...", "None": "null"}
+    rows = []
+    for name, kind in get_type_hints(settings).items():
+        if is_dataclass(kind):
+            assert isinstance(kind, type)
+            rows += _describe(kind, f"{prefix}{name}.")
+        else:
+            default, comment = written[name]
+            rows.append((f"{prefix}{name}={shown.get(default, default)}", comment))
+    return rows
 
 
 def register() -> None:
@@ -88,4 +185,5 @@ def register() -> None:
     store.store(name="detect_schema", node=DetectConfig)
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="score_schema", node=ScoreConfig)
+    store.store(group="hydra/help", name="train_help", node=settings_help(TrainConfig))
     store.store(group="hydra/help", name="score_help", node=settings_help(ScoreConfig))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detect.checkpoint import BUNDLED, Checkpoint, Regions, load_checkpoint
-from detect.classifier import RegionClassifier, best_precision
+from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from detect.classifier import RegionClassifier, choose_precision
 from detect.crops import CropConfig
 from detect.detections import Detections
 from detect.images import as_image
@@ -36,6 +38,7 @@ class Detector:
         classifier: Scores them.
         class_names: Name of each class, without background.
         merge: How scored boxes become detections.
+        device: Where the classifier computes.
     """
 
     def __init__(
@@ -45,23 +48,36 @@ class Detector:
         *,
         class_names: tuple[str, ...],
         merge: MergeConfig | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.proposer = proposer
         self.classifier = classifier
         self.class_names = class_names
         self.merge = merge or MergeConfig()
+        self.device = torch.device(device)
 
-    def __call__(self, image: Tensor | np.ndarray | str | Path) -> Detections:
-        """Detect objects in an image: a path, an RGB array ``[H, W, 3]`` or tensor ``[3, H, W]``.
+    def __call__(
+        self,
+        image: Tensor | np.ndarray | str | Path,
+        clock: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> Detections:
+        """Detect objects in an image.
+
+        Args:
+            image: A path, an RGB array ``[H, W, 3]`` or tensor ``[3, H, W]``, uint8.
+            clock: Asked for a context around each stage, by its name.
 
         Raises:
             ImageError: If a path cannot be read as an image.
             ValueError: If an array or tensor is no uint8 RGB image.
         """
         image = as_image(image)
-        proposals = self.proposer(image)  # [N, 4]
-        boxes, scores = self.classifier.score_regions(image, proposals)  # [N, C, 4], [N, C + 1]
-        detections = merge_detections(boxes, scores, self.merge)
+        with clock("propose"):
+            proposals = self.proposer(image)  # [N, 4]
+        with clock("classify"):
+            boxes, scores = self.classifier.score_regions(image, proposals)  # [N, C, 4], [N, C + 1]
+        with clock("merge"):
+            detections = merge_detections(boxes, scores, self.merge)
         return replace(detections, class_names=self.class_names)
 
     @classmethod
@@ -69,11 +85,11 @@ class Detector:
         cls,
         checkpoint: str | Path | Checkpoint = BUNDLED,
         *,
-        regions: Regions | None = None,
+        regions: str | None = None,
         proposer: Proposer | None = None,
         merge: MergeConfig | None = None,
         device: str | torch.device | None = None,
-        precision: torch.dtype | None = None,
+        precision: str = "auto",
     ) -> Detector:
         """Build a detector from a checkpoint, by default the bundled one.
 
@@ -83,20 +99,22 @@ class Detector:
             proposer: By default selective search with superpixels of twice R-CNN's size.
             merge: Settings of NMS and voting.
             device: By default a CUDA device where there is one.
-            precision: By default bfloat16 where the hardware multiplies it.
+            precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 where hardware multiplies it.
 
         Raises:
-            ValueError: If the checkpoint cannot be used.
+            ValueError: If the checkpoint cannot be used, or an argument is none of its choices.
         """
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = load_checkpoint(checkpoint)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        network = checkpoint.network.to(
-            device, precision or best_precision(device), memory_format=torch.channels_last
-        )
+        regions = regions or checkpoint.regions
+        if regions not in ("shared", "crops"):
+            raise ValueError(f"regions={regions}: choose shared or crops")
+        network = checkpoint.network.to(device, choose_precision(precision, device))
+        network.to(memory_format=torch.channels_last)
         head = checkpoint.head.to(device)
         classifier: Classifier
-        if (regions or checkpoint.regions) == "shared":
+        if regions == "shared":
             trunk = SharedTrunk(network, checkpoint.preprocessing, checkpoint.shared)
             classifier = SharedTrunkClassifier(trunk, head)
         else:
@@ -110,4 +128,5 @@ class Detector:
             classifier,
             class_names=checkpoint.class_names,
             merge=merge,
+            device=device,
         )

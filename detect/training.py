@@ -48,7 +48,7 @@ class TrainingConfig:
     box_weight: float = 1.0  # weight of the box loss; Fast R-CNN
     average_decay: float = 0.998  # of the running (Polyak) average that is the final model
     train_from: str = "4a"  # first block that is trained: 4a or 5a
-    seed: int = 0
+    seed: int = 0  # of the head's start, the order of photos, sampling and dropout
 
 
 @dataclass(frozen=True)

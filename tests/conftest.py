@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+
+from detect.checkpoint import Checkpoint, save_checkpoint
+from detect.googlenet import GoogLeNet
+from detect.heads import RegionHead
+from detect.shared_trunk import SharedTrunkConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,3 +22,24 @@ def shared_dir() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"real data not at hand: {path} is absent")
     return path
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a detector that was never trained, for images of 96 pixels."""
+    torch.manual_seed(0)
+    head = RegionHead(2)
+    torch.nn.init.normal_(head.classifier.weight, std=0.3)  # opinions, though unfounded
+    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
+    shared = SharedTrunkConfig(shorter_side=96, max_side=160)
+    save_checkpoint(path, Checkpoint(GoogLeNet(0), head, ("cat", "dog"), shared=shared))
+    return path
+
+
+@pytest.fixture
+def photo() -> torch.Tensor:
+    """A photo-like image, uint8 [3, 60, 80]: coloured rectangles on a gradient."""
+    image = torch.arange(80).expand(3, 60, 80).clone() + torch.arange(60)[:, None]
+    image[0, 10:40, 15:50] = 220
+    image[1, 25:55, 40:75] = 180
+    return image.to(torch.uint8)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from detect.checkpoint import (
+    BUNDLED,
+    Checkpoint,
+    file_digest,
+    load_checkpoint,
+    save_checkpoint,
+)
+from detect.googlenet import GoogLeNet, Preprocessing
+from detect.heads import RegionHead
+from detect.shared_trunk import SharedTrunkConfig
+
+
+def test_everything_comes_back_in_half_precision(tmp_path) -> None:
+    network, head = GoogLeNet(0, layout="torchvision"), RegionHead(3)
+    given = Checkpoint(
+        network,
+        head,
+        ("a", "b c", "ü"),
+        Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
+        "crops",
+        SharedTrunkConfig(shorter_side=320, context=0.25),
+        {"data": {"split": "train"}},
+    )
+    save_checkpoint(tmp_path / "x.safetensors", given)
+    read = load_checkpoint(tmp_path / "x.safetensors")
+    assert read.class_names == given.class_names
+    assert read.preprocessing == given.preprocessing
+    assert (read.regions, read.shared) == (given.regions, given.shared)
+    assert read.training == given.training
+    assert read.network.layout == "torchvision"
+    for part, other in ((network, read.network), (head, read.head)):
+        for key, value in part.state_dict().items():
+            expected = value.half().float() if value.is_floating_point() else value
+            assert torch.equal(other.state_dict()[key], expected), key
+    assert not read.network.training
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tmp_path) -> None:
+    torch.manual_seed(0)
+    checkpoint = Checkpoint(GoogLeNet(0), RegionHead(2), ("a", "b"))
+    for name in ("one", "two"):
+        save_checkpoint(tmp_path / name, checkpoint)
+    assert file_digest(tmp_path / "one") == file_digest(tmp_path / "two")
+
+
+def test_unusable_files_are_refused_by_name(tmp_path, random_checkpoint) -> None:
+    with pytest.raises(ValueError, match=r"absent\.safetensors: no such checkpoint file"):
+        load_checkpoint(tmp_path / "absent.safetensors")
+    content = random_checkpoint.read_bytes()
+    for size in (0, 5, 1000, len(content) // 2):
+        cut = tmp_path / f"cut{size}.safetensors"
+        cut.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=rf"cut{size}\.safetensors: not a readable checkpoint"):
+            load_checkpoint(cut)
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="was it made by tools/train.py"):
+        load_checkpoint(tmp_path / "foreign.safetensors")
+
+
+def test_missing_tensors_and_newer_versions_are_refused(tmp_path, random_checkpoint) -> None:
+    tensors = load_file(random_checkpoint)
+    settings = '{"version": 1, "layout": "paper", "class_names": ["cat", "dog"]}'
+    del tensors["head.classifier.bias"]
+    save_file(tensors, tmp_path / "less.safetensors", {"detect": settings})
+    with pytest.raises(ValueError, match=r"classifier\.bias"):
+        load_checkpoint(tmp_path / "less.safetensors")
+    newer = settings.replace('"version": 1', '"version": 99')
+    save_file(tensors, tmp_path / "newer.safetensors", {"detect": newer})
+    with pytest.raises(ValueError, match="version 99 is newer"):
+        load_checkpoint(tmp_path / "newer.safetensors")
+
+
+def test_the_bundled_checkpoint_knows_the_voc_classes_and_its_recipe() -> None:
+    checkpoint = load_checkpoint(BUNDLED)
+    assert len(checkpoint.class_names) == 20
+    assert "person" in checkpoint.class_names
+    assert checkpoint.training["num_photos"] == 2182
+    assert BUNDLED.with_suffix(".md").is_file()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detect import Detections, Detector
+from detect.images import ImageError
+from detect.merging import MergeConfig, merge_detections
+
+
+@pytest.fixture(scope="module", params=["shared", "crops"])
+def detector(request, random_checkpoint) -> Detector:
+    merge = MergeConfig(score_threshold=0.2)
+    return Detector.load(
+        random_checkpoint,
+        regions=request.param,
+        proposer=FewBoxes(),
+        merge=merge,
+        precision="float32",
+        device="cpu",
+    )
+
+
+class FewBoxes:
+    """A proposer for tests: quarters of the image and the whole of it."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        unit = torch.tensor([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0.5, 0.5, 1]])
+        return unit * torch.tensor([width, height, width, height])
+
+
+def test_the_detector_joins_its_stages(detector, photo) -> None:
+    boxes, scores = detector.classifier.score_regions(photo, FewBoxes()(photo))
+    expected = merge_detections(boxes, scores, detector.merge)
+    found = detector(photo)
+    assert len(found) > 0
+    assert torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(found.scores, expected.scores)
+    assert set(found.names) <= {"cat", "dog"}
+
+
+def test_paths_arrays_and_tensors_give_the_same(detector, photo, tmp_path) -> None:
+    array = photo.permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path / "photo.png")
+    expected = detector(photo)
+    for image in (array, tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        assert torch.equal(detector(image).scores, expected.scores)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (3, 2)])
+def test_images_of_any_size_pass_through(detector, size) -> None:
+    height, width = size
+    found = detector(np.full((height, width, 3), 77, np.uint8))
+    assert isinstance(found, Detections)
+
+
+def test_without_proposals_there_are_no_detections(detector, photo) -> None:
+    nothing = Detector(
+        lambda image: torch.zeros(0, 4), detector.classifier, class_names=detector.class_names
+    )
+    assert len(nothing(photo)) == 0
+
+
+def test_wrong_images_are_refused_in_one_line(detector, tmp_path) -> None:
+    (tmp_path / "x.jpg").write_text("no image")
+    with pytest.raises(ImageError, match=r"x\.jpg"):
+        detector(tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match="float"):
+        detector(np.zeros((4, 4, 3)))
+
+
+def test_unknown_choices_are_refused(random_checkpoint) -> None:
+    with pytest.raises(ValueError, match="regions=tiles: choose shared or crops"):
+        Detector.load(random_checkpoint, regions="tiles")
+    with pytest.raises(ValueError, match="precision=int8"):
+        Detector.load(random_checkpoint, precision="int8")
+
+
+def test_a_clock_is_told_every_stage(detector, photo) -> None:
+    from detect.run import StageClock
+
+    clock = StageClock()
+    detector(photo, clock)
+    assert all(clock.seconds[stage] > 0 for stage in ("propose", "classify", "merge"))

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from detect.googlenet import GoogLeNet, Preprocessing
+from detect.heads import RegionHead
+from detect.shared_trunk import (
+    FIRST_CENTRE,
+    POINTS,
+    STRIDE,
+    SharedTrunk,
+    SharedTrunkClassifier,
+    SharedTrunkConfig,
+    resized_size,
+    sample_regions,
+)
+
+
+def small_trunk(**settings: float) -> SharedTrunk:
+    torch.manual_seed(0)
+    config = SharedTrunkConfig(shorter_side=96, max_side=160, **settings)  # type: ignore[arg-type]
+    return SharedTrunk(GoogLeNet(0).eval(), Preprocessing(), config)
+
+
+def random_boxes(n: int, width: int, height: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(n)
+    corners = torch.rand(n, 2, generator=generator) * torch.tensor([width, height]) * 1.2
+    sides = torch.rand(n, 2, generator=generator) * torch.tensor([width, height]) + 0.1
+    return torch.cat([corners, corners + sides], dim=1) - 0.1 * width
+
+
+@pytest.mark.parametrize("n", [0, 1, 200])
+def test_sampling_equals_roi_align_with_one_point_a_bin(n: int) -> None:
+    maps = torch.randn(1, 6, 9, 13).to(memory_format=torch.channels_last)
+    boxes = random_boxes(n, 13, 9)
+    expected = roi_align(maps, [boxes], POINTS, sampling_ratio=1, aligned=True)
+    torch.testing.assert_close(sample_regions(maps, boxes), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_sampling_has_the_gradient_of_roi_align() -> None:
+    boxes = random_boxes(20, 13, 9)
+    gradients = []
+    for sample in (
+        sample_regions,
+        lambda m, b: roi_align(m, [b], POINTS, sampling_ratio=1, aligned=True),
+    ):
+        maps = torch.randn(1, 6, 9, 13, generator=torch.Generator().manual_seed(3))
+        maps.requires_grad_()
+        sample(maps, boxes).square().sum().backward()
+        gradients.append(maps.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
+
+
+def test_first_centre_is_where_the_pools_put_it() -> None:
+    """A pixel's influence on the map, found by the gradient, is centred as the constant says."""
+    network = GoogLeNet(0).eval()
+    images = torch.rand(1, 3, 400, 400).requires_grad_()
+    index = 10
+    network.stem(images)[0, :, index, index].sum().backward()
+    assert images.grad is not None
+    rows = images.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten() + 0.5
+    middle = (rows.min() + rows.max()).item() / 2
+    assert middle == pytest.approx(FIRST_CENTRE + STRIDE * index, abs=1.0)
+
+
+def test_map_boxes_put_the_samples_over_the_box_and_its_context() -> None:
+    trunk = small_trunk(context=0.0)
+    # At this size nothing is resized: 96 high, 128 wide.
+    box = torch.tensor([[FIRST_CENTRE, FIRST_CENTRE, FIRST_CENTRE + 32, FIRST_CENTRE + 48]])
+    mapped = trunk.map_boxes(box, (96, 128))
+    torch.testing.assert_close(mapped, torch.tensor([[0.5, 0.5, 2.5, 3.5]]))
+    with_context = small_trunk(context=0.125).map_boxes(box, (96, 128))
+    torch.testing.assert_close(
+        with_context[:, 2:] - with_context[:, :2], torch.tensor([[2.0, 3.0]]) / 0.75
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((300, 400), (600, 800)), ((100, 1000), (100, 1000)), ((1, 1), (600, 600))],
+)
+def test_images_are_resized_by_the_shorter_side_up_to_a_limit(size, expected) -> None:
+    assert resized_size(size, SharedTrunkConfig()) == expected
+
+
+def test_very_long_images_keep_room_for_a_few_points() -> None:
+    height, width = resized_size((1, 5000), SharedTrunkConfig())
+    assert (height, width) == (3 * STRIDE, 1000)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (60, 80)])
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_every_region_gets_probabilities_and_boxes_inside_the_image(size, n: int) -> None:
+    torch.manual_seed(1)
+    classifier = SharedTrunkClassifier(small_trunk(batch_size=4), RegionHead(3).eval())
+    height, width = size
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    boxes = torch.tensor([[0.0, 0.0, width, height]]).repeat(n, 1)
+    moved, scores = classifier.score_regions(image, boxes)
+    assert moved.shape == (n, 3, 4)
+    assert scores.shape == (n, 4)
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(n))
+    assert moved.numel() == 0 or (moved.min() >= 0 and moved[..., 2].max() <= width)
+
+
+def test_regions_scored_together_equal_those_scored_alone(photo) -> None:
+    classifier = SharedTrunkClassifier(small_trunk(batch_size=3), RegionHead(3).eval())
+    boxes = random_boxes(7, 80, 60)
+    moved, scores = classifier.score_regions(photo, boxes)
+    for i in range(7):
+        one_moved, one_scores = classifier.score_regions(photo, boxes[i : i + 1])
+        torch.testing.assert_close(one_scores, scores[i : i + 1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one_moved, moved[i : i + 1], atol=1e-3, rtol=1e-4)
+
+
+def test_mirrored_map_is_the_map_of_the_mirrored_image(photo) -> None:
+    trunk = small_trunk()
+    with torch.inference_mode():
+        expected = trunk.stem_map(photo.flip(-1))
+        assert torch.equal(trunk.stem_map(photo, mirror=True), expected)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from detect.config import ScoreConfig
+from detect.data.voc import VOC_CLASSES
+from detect.detections import Detections
+from detect.results import ImageResult, write_results
+
+ROOT = Path(__file__).resolve().parent.parent
+XML = (
+    "<annotation><object><name>{}</name><bndbox><xmin>11</xmin><ymin>11</ymin><xmax>60</xmax>"
+    "<ymax>60</ymax></bndbox></object></annotation>"
+)
+SCRIPT = [str(ROOT / "tools" / "score.py")]
+MODULE = ["-m", "tools.score"]
+
+
+def run(folder: Path, *arguments: str, form: list[str] = SCRIPT) -> subprocess.CompletedProcess:
+    """Run the tool from another folder than the repository."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} if form is MODULE else os.environ
+    return subprocess.run(
+        [sys.executable, *form, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ground truth of a cat and a dog in three formats, and a run that found only the cat."""
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "wnid xml").mkdir()
+    for name, label, wnid in (("a b", "cat", "n02121808"), ("c", "dog", "n02084071")):
+        (tmp_path / "xml" / f"{name}.xml").write_text(XML.format(label))
+        (tmp_path / "wnid xml" / f"{name}.xml").write_text(XML.format(wnid))
+    (tmp_path / "list.txt").write_text("a b\nc\n")
+    (tmp_path / "list_ids.txt").write_text("c 1\na b 2\n")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    (tmp_path / "map.txt").write_text("n02084071 1 dog\nn02121808 2 domestic_cat\n")
+    truth = {
+        "images": [{"id": 8, "file_name": "c.jpg"}, {"id": 9, "file_name": "a b.jpg"}],
+        "categories": [{"id": 5, "name": "dog"}, {"id": 6, "name": "cat"}],
+        "annotations": [
+            {"id": 0, "image_id": 9, "category_id": 6, "bbox": [10, 10, 50, 50]},
+            {"id": 1, "image_id": 8, "category_id": 5, "bbox": [10, 10, 50, 50]},
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(truth))
+    classes = ("cat", "dog")
+    box = torch.tensor([[10.0, 10.0, 60.0, 60.0]])
+    found = Detections(box, torch.tensor([0.75]), torch.tensor([0]), classes)
+    results = [ImageResult("a b.jpg", 90, 90, found)]
+    write_results(tmp_path / "run", results, classes)
+    return tmp_path
+
+
+def scores_of(folder: Path) -> dict:
+    assert sorted(path.name for path in (folder / "scores").iterdir()) == ["scores.json"]
+    return json.loads((folder / "scores" / "scores.json").read_text())
+
+
+def check_half_found(content: dict) -> None:
+    """The cat was found, the dog was not."""
+    by_name = {found["name"].removeprefix("domestic_"): found for found in content["classes"]}
+    assert by_name["cat"]["ap"] == pytest.approx(1)
+    assert by_name["dog"]["ap"] == 0
+    assert content["mean_ap"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("form", [SCRIPT, MODULE], ids=["script", "module"])
+def test_voc_scores_from_any_folder_in_both_forms(folder: Path, form: list[str]) -> None:
+    before = set(folder.iterdir())
+    files = ("predictions=run/voc", "annotations=xml", "image_list=list.txt", "classes=names.txt")
+    done = run(folder, "format=voc", *files, "out=scores", "voc_metric=2007", form=form)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(folder.iterdir()) - before == {folder / "scores"}  # no outputs/ by surprise
+    content = scores_of(folder)
+    check_half_found(content)
+    assert (content["format"], content["protocol"]) == ("voc", "voc2007-11-points")
+    heads = ["id", "name", "ap", "positives", "detections", "true_positives", "false_positives"]
+    assert list(content["classes"][0]) == [*heads, "ignored", "recall"]
+    assert "mean AP     0.500" in done.stdout
+    assert done.stdout.splitlines()[-1] == "written to scores/scores.json"
+
+
+def test_coco_scores_a_runs_results_by_name(folder: Path) -> None:
+    files = ("predictions=run/detections.json", "annotations=instances.json")
+    done = run(folder, "format=coco", *files, "out=scores")
+    assert (done.returncode, done.stderr) == (0, "")
+    content = scores_of(folder)
+    check_half_found(content)
+    assert len(content["stats"]) == 12
+    assert "detections.json were matched by name" in done.stdout
+    assert "Accumulating" not in done.stdout
+
+
+def test_ilsvrc_scores_a_runs_results_by_wordnet_id(folder: Path) -> None:
+    (folder / "run" / "categories.json").write_text(
+        '[{"id": 1, "name": "n02121808"}, {"id": 2, "name": "Dog"}]'
+    )
+    files = ("predictions=run/detections.txt", "annotations=wnid xml", "image_list=list_ids.txt")
+    done = run(folder, "format=ilsvrc", *files, "classes=map.txt", "out=scores")
+    assert (done.returncode, done.stderr) == (0, "")
+    check_half_found(scores_of(folder))
+    assert "detections.txt were matched by name" in done.stdout
+
+
+def test_ilsvrc_takes_numbers_as_they_are_without_a_runs_lists(folder: Path) -> None:
+    (folder / "mine.txt").write_text("2 2 0.75 11 11 60 60\n")
+    (folder / "blacklist.txt").write_text("1 n02084071\n")
+    files = ("predictions=mine.txt", "annotations=wnid xml", "image_list=list_ids.txt")
+    lists = ("classes=map.txt", "blacklist=blacklist.txt")
+    done = run(folder, "format=ilsvrc", *files, *lists, "out=scores")
+    assert (done.returncode, done.stderr) == (0, "")
+    content = scores_of(folder)
+    assert [found["ap"] for found in content["classes"]] == [None, 1]  # the dog is not judged
+    assert content["mean_ap"] == 1
+    assert "left out of the mean: dog" in done.stdout
+    assert "by name" not in done.stdout
+
+
+VOC = ("format=voc", "predictions=run/voc", "annotations=xml", "out=scores")
+COCO = ("format=coco", "annotations=instances.json", "out=scores")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "set annotations=..., format=..., out=..., predictions=...; --help explains"),
+        (("fromat=coco",), "fromat"),
+        ((*COCO, "predictions=absent.json"), "absent.json: No such file"),
+        ((*COCO, "predictions=cut.json"), "cut.json, line 1, column"),
+        ((*VOC, "image_list=list.txt"), f"holds no comp4_det_test_{VOC_CLASSES[0]}.txt"),
+        (VOC, "format=voc needs image_list=FILE"),
+        (("format=png", "predictions=a", "annotations=b", "out=c"), "choose ilsvrc, coco or voc"),
+        (
+            (*VOC, "image_list=list.txt", "classes=names.txt", "voc_metric=2012"),
+            "VOC metric '2012': choose one of 2007, 2010",
+        ),
+    ],
+)
+def test_a_wrong_request_ends_with_status_2_and_a_clear_line(
+    folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (folder / "cut.json").write_text('[{"image_id": 9, "category')
+    done = run(folder, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "scores").exists()
+
+
+def test_help_shows_every_setting(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help")
+    assert done.returncode == 0
+    for setting in fields(ScoreConfig):
+        assert f"  {setting.name}=" in done.stdout
+    assert "folder or tar archive of XML" in done.stdout
+
+
+def test_the_devkits_demo_prints_its_means(shared_dir: Path, tmp_path: Path) -> None:
+    data = shared_dir / "data" / "ilsvrc_det"
+    done = run(
+        tmp_path,
+        "format=ilsvrc",
+        f"predictions={data}/demo.val.pred.det.txt.xz",
+        f"annotations={data}/ILSVRC2013_DET_bbox_val.tar.xz",
+        f"image_list={data}/val.txt",
+        f"classes={data}/map_det.txt",
+        f"blacklist={data}/ILSVRC2014_det_validation_blacklist.txt",
+        "out=scores",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "mean AP 0.590" in lines
+    assert "median AP 0.601" in lines
+    assert f"{scores_of(tmp_path)['mean_ap']:.4f}" == "0.5901"

@@ -1,0 +1,105 @@
+"""Detect objects in photos and videos.
+
+usage: python tools/detect.py PATH... [key=value ...]
+
+PATH: photos, videos, folders, globs, or - for a list on standard input. The same command goes on
+where an interrupted one stopped. Exit status: 0 done, 1 some inputs were skipped (out/skipped.csv
+names them), 2 the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+# Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# Before torch loads: idle OpenMP threads must not spin on cores that other threads need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from hydra.utils import instantiate
+
+from detect.checkpoint import BUNDLED, file_digest
+from detect.config import (
+    DetectConfig,
+    load_config,
+    register,
+    settings_help,
+    split_arguments,
+    write_yaml,
+)
+from detect.detector import Detector
+from detect.images import find_images, is_video
+from detect.ledger import Ledger, LedgerBusy
+from detect.run import DetectionRun, RunOutcome, summarise, versions, write_outputs
+from tools.progress import progress
+
+# What another value of would give other detections; a ledger of other settings is refused.
+DECISIVE = ("checkpoint_sha256", "regions", "proposer", "merge", "device", "precision")
+
+
+def run(paths: list[str], overrides: list[str]) -> RunOutcome:
+    """Detect, write every file and print the summary."""
+    start = time.perf_counter()
+    settings, plain = load_config("detect", overrides)
+    assert isinstance(settings, DetectConfig)
+    out = Path(settings.out)
+    sources = [s for s in find_images(paths) if out.resolve() not in s.path.resolve().parents]
+    if not sources:
+        raise ValueError(f"{' '.join(paths) or 'no PATH given'}: no photo or video there")
+    checkpoint = settings.checkpoint or BUNDLED
+    detector = Detector.load(
+        checkpoint,
+        regions=settings.regions,
+        proposer=instantiate(plain["proposer"]),
+        merge=settings.merge,
+        device=settings.device,
+        precision=settings.precision,
+    )
+    plain |= {"checkpoint": str(checkpoint), "checkpoint_sha256": file_digest(checkpoint)}
+    ledger = Ledger.open(
+        out / "detections.jsonl",
+        {key: plain[key] for key in DECISIVE},
+        detector.class_names,
+        overwrite=settings.overwrite,
+    )
+    detection = DetectionRun(
+        detector,
+        ledger,
+        threads=settings.threads or os.cpu_count() or 1,
+        frame_step=settings.frame_step,
+        drawn=out / "drawn" if settings.drawn else None,
+        draw_threshold=settings.draw_threshold,
+    )
+    total = None if any(is_video(source.path) for source in sources) else len(sources)
+    write_yaml(out / "run.yaml", plain | {"versions": versions()})
+    with ledger:
+        with progress(total, "photos") as bar:
+            outcome = detection(sources, bar.update)
+        ledger.compact([result.name for result in outcome.results])
+    write_outputs(out, outcome, sources, detector.class_names, detection, plain)
+    print(summarise(outcome, detection.clock.seconds, time.perf_counter() - start, out))
+    return outcome
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__, settings_help(DetectConfig)["template"], sep="\n")
+        return 0 if arguments else 2
+    register()
+    try:
+        return 1 if run(*split_arguments(arguments)).skipped else 0
+    except (ValueError, OSError, LedgerBusy) as error:
+        print(f"detect: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
