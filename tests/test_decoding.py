@@ -274,9 +274,10 @@ def test_every_exif_orientation_is_applied(tmp_path: Path, format: str, orientat
     assert error.max() <= (12 if format == "JPEG" else 0)
 
 
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"]
-)
+ORIENTATION_AS_TEXT = struct.pack("<4sIHHHI4sI", b"II*\0", 8, 1, 0x0112, 2, 4, b"six", 0)
+
+
+@pytest.mark.parametrize("exif", [b"", b"garbage", b"II*\0\xff\xff\xff\xff", ORIENTATION_AS_TEXT])
 def test_damaged_exif_data_does_not_lose_the_image(tmp_path: Path, exif: bytes) -> None:
     data = encode(SMOOTH, "JPEG", quality=95, exif=b"Exif\0\0" + exif)
     image = write_and_read(tmp_path, data)
@@ -489,7 +490,7 @@ try:
 except UndecodableError:
     print("refused")
 """
-    # In a process of its own, since pytest handles log records, and without the rest of the package.
+    # In a process of its own, since pytest handles log records; imported without the package.
     command = [sys.executable, "-c", code, str(tmp_path / "a.tif")]
     folder = Path(decoding.__file__).parent
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
