@@ -16,9 +16,12 @@ from typing import Any, get_type_hints
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from detect.checkpoint import BUNDLED, file_digest
+from detect.detector import Detector
 from detect.files import write_atomically
 from detect.merging import MergeConfig
 from detect.shared_trunk import SharedTrunkConfig
@@ -84,7 +87,7 @@ def load_config(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
 
     Args:
         name: Of the file in configs/, such as ``detect``.
-        overrides: ``key=value``.
+        overrides: ``key=value``. Values that are plain text, such as paths, need no quotes.
 
     Returns:
         The tool's root dataclass, and the same as plain dicts and lists.
@@ -94,13 +97,50 @@ def load_config(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any
             keys that look alike.
     """
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose(name, overrides=list(overrides))
-        plain = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(plain, dict)
-        return OmegaConf.to_object(config), {str(key): value for key, value in plain.items()}
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return _compose(name, overrides)
+    except _ERRORS as error:
         raise ConfigError(_explain(name, overrides, error)) from error
+
+
+_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def _compose(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(name)
+        # A path may hold what Hydra's grammar has another use for, so it does not go through it.
+        texts = {key for key, value in config.items() if value is None or isinstance(value, str)}
+        parts = [override.partition("=") for override in overrides]
+        config = compose(name, overrides=["".join(p) for p in parts if p[0] not in texts])
+    for key, _, value in parts:
+        if key in texts:
+            config[key] = None if value == "null" else value
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return OmegaConf.to_object(config), {str(key): value for key, value in plain.items()}
+
+
+def build_detector(settings: DetectConfig) -> Detector:
+    """Make the detector that the settings describe.
+
+    Raises:
+        ValueError: If the checkpoint cannot be used or a setting is none of its choices.
+    """
+    return Detector.load(
+        settings.checkpoint or BUNDLED,
+        regions=settings.regions,
+        proposer=instantiate(settings.proposer),
+        merge=settings.merge,
+        device=settings.device,
+        precision=settings.precision,
+    )
+
+
+def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
+    """Return what other detections would come from, if it were changed."""
+    names = ("regions", "proposer", "merge", "device", "precision")
+    digest = file_digest(settings.checkpoint or BUNDLED)
+    return {name: plain[name] for name in names} | {"checkpoint_sha256": digest}
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
@@ -110,18 +150,21 @@ def write_yaml(path: Path, values: dict[str, Any]) -> None:
 
 def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
     """Say in one line what is wrong, with the settings that an unknown key may stand for."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        known = _keys(OmegaConf.to_container(compose(name)))
+    known = _keys(_compose(name, [])[1])
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key not in known:
-            near = get_close_matches(key, known, n=3) or get_close_matches(
-                key.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=3
-            )
+            # Without its group first: `nms_threshold` for `merge.nms_threshold`.
+            near = [k for k in known if k.endswith(f".{key}")]
+            near = near or get_close_matches(key, known, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; see --help"
             return f"{override}: no setting {key!r}{hint}"
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split("full_key")[0].split())
+        try:
+            _compose(name, [override])
+        except _ERRORS as cause:
+            text = str(cause.__cause__ or cause).split("full_key")[0].split("See https:")[0]
+            return f"{override}: {' '.join(text.split())}"
+    return " ".join(str(error).split())
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:

@@ -64,11 +64,11 @@ class TrainingCache:
 
     def expected_bytes(self, records: list[Record]) -> int:
         """Estimate the size of the whole cache from the photos' sizes, in bytes."""
-        total = 0
+        total, element = 0, self.trunk.network.conv1.conv.weight.element_size()
         for record in records:
             size = (record.height or 375, record.width or 500)
             height, width = resized_size(size, self.trunk.config)
-            total += 2 * (height // STRIDE) * (width // STRIDE) * STEM_CHANNELS * 2
+            total += 2 * (height // STRIDE) * (width // STRIDE) * STEM_CHANNELS * element
         return total
 
     def missing(self, records: list[Record]) -> list[Record]:

@@ -59,7 +59,7 @@ def test_unusable_files_are_refused_by_name(tmp_path, random_checkpoint) -> None
         with pytest.raises(ValueError, match=rf"cut{size}\.safetensors: not a readable checkpoint"):
             load_checkpoint(cut)
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="was it made by tools/train.py"):
+    with pytest.raises(ValueError, match=r"was it made by tools/train\.py"):
         load_checkpoint(tmp_path / "foreign.safetensors")
 
 

@@ -19,52 +19,25 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 # Before torch loads: idle OpenMP threads must not spin on cores that other threads need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from hydra.utils import instantiate
-
-from detect.checkpoint import BUNDLED, file_digest
-from detect.config import (
-    DetectConfig,
-    load_config,
-    register,
-    settings_help,
-    split_arguments,
-    write_yaml,
-)
-from detect.detector import Detector
+from detect import config
 from detect.images import find_images, is_video
 from detect.ledger import Ledger, LedgerBusy
 from detect.run import DetectionRun, RunOutcome, summarise, versions, write_outputs
 from tools.progress import progress
 
-# What another value of would give other detections; a ledger of other settings is refused.
-DECISIVE = ("checkpoint_sha256", "regions", "proposer", "merge", "device", "precision")
-
 
 def run(paths: list[str], overrides: list[str]) -> RunOutcome:
     """Detect, write every file and print the summary."""
     start = time.perf_counter()
-    settings, plain = load_config("detect", overrides)
-    assert isinstance(settings, DetectConfig)
+    settings, plain = config.load_config("detect", overrides)
     out = Path(settings.out)
     sources = [s for s in find_images(paths) if out.resolve() not in s.path.resolve().parents]
     if not sources:
         raise ValueError(f"{' '.join(paths) or 'no PATH given'}: no photo or video there")
-    checkpoint = settings.checkpoint or BUNDLED
-    detector = Detector.load(
-        checkpoint,
-        regions=settings.regions,
-        proposer=instantiate(plain["proposer"]),
-        merge=settings.merge,
-        device=settings.device,
-        precision=settings.precision,
-    )
-    plain |= {"checkpoint": str(checkpoint), "checkpoint_sha256": file_digest(checkpoint)}
-    ledger = Ledger.open(
-        out / "detections.jsonl",
-        {key: plain[key] for key in DECISIVE},
-        detector.class_names,
-        overwrite=settings.overwrite,
-    )
+    detector = config.build_detector(settings)
+    names, decisive = detector.class_names, config.decisive_settings(settings, plain)
+    ledger = Ledger.open(out / "detections.jsonl", decisive, names, overwrite=settings.overwrite)
+    config.write_yaml(out / "run.yaml", plain | decisive | {"versions": versions()})
     detection = DetectionRun(
         detector,
         ledger,
@@ -74,12 +47,11 @@ def run(paths: list[str], overrides: list[str]) -> RunOutcome:
         draw_threshold=settings.draw_threshold,
     )
     total = None if any(is_video(source.path) for source in sources) else len(sources)
-    write_yaml(out / "run.yaml", plain | {"versions": versions()})
     with ledger:
         with progress(total, "photos") as bar:
             outcome = detection(sources, bar.update)
         ledger.compact([result.name for result in outcome.results])
-    write_outputs(out, outcome, sources, detector.class_names, detection, plain)
+    write_outputs(out, outcome, sources, names, detection, plain)
     print(summarise(outcome, detection.clock.seconds, time.perf_counter() - start, out))
     return outcome
 
@@ -88,13 +60,13 @@ def main() -> int:
     """Run the command line; return the exit status."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__, settings_help(DetectConfig)["template"], sep="\n")
+        print(__doc__, config.settings_help(config.DetectConfig)["template"], sep="\n")
         return 0 if arguments else 2
-    register()
+    config.register()
     try:
-        return 1 if run(*split_arguments(arguments)).skipped else 0
-    except (ValueError, OSError, LedgerBusy) as error:
-        print(f"detect: {error}", file=sys.stderr)
+        return 1 if run(*config.split_arguments(arguments)).skipped else 0
+    except (ValueError, OSError, RuntimeError, LedgerBusy) as error:
+        print(f"detect: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)

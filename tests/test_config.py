@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from hydra.utils import instantiate
+
+from detect.config import (
+    CONFIGS,
+    ConfigError,
+    DetectConfig,
+    ScoreConfig,
+    TrainConfig,
+    load_config,
+    register,
+    settings_help,
+    split_arguments,
+    write_yaml,
+)
+from proposals import Proposer
+
+register()
+PROPOSERS = sorted(path.stem for path in (CONFIGS / "proposer").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_every_proposer_can_be_chosen_and_made(name: str) -> None:
+    _, plain = load_config("detect", [f"proposer={name}", "proposer.max_boxes=7"])
+    proposer = instantiate(plain["proposer"])
+    assert isinstance(proposer, Proposer)
+    assert proposer.max_boxes == 7
+
+
+def test_settings_arrive_as_the_dataclasses_of_their_stages() -> None:
+    settings, plain = load_config("detect", ["merge.nms_threshold=0.4", "out=some where"])
+    assert isinstance(settings, DetectConfig)
+    assert settings.merge.nms_threshold == 0.4
+    assert settings.out == "some where"
+    assert plain["merge"]["nms_threshold"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("merge.nms_treshold=0.4", "did you mean merge.nms_threshold"),
+        ("checkpiont=x", "did you mean checkpoint"),
+        ("nms_threshold=0.4", "did you mean merge.nms_threshold?"),
+        ("zzzzzz=1", "see --help"),
+        ("merge.nms_threshold=much", "much"),
+        ("merge.nms_threshold=3", "nms_threshold is an IoU, 0 to 1: got 3"),
+        ("proposer=fastest", "fastest"),
+        ("merge.nms_threshold=[", "merge.nms_threshold=[: "),
+    ],
+)
+def test_wrong_overrides_end_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("detect", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["a=b", "x, [y] {z}", "it's \\ there", "ü: 1", "'quoted'", "1"])
+def test_text_settings_need_no_quotes(path: str) -> None:
+    settings, _ = load_config("detect", [f"out={path}", "checkpoint=null"])
+    assert settings.out == path
+    assert settings.checkpoint is None
+
+
+def test_paths_are_told_from_overrides(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.jpg").touch()
+    arguments = ["photos/x y.jpg", "a=b.jpg", "-", "./c=d.jpg", "out=o", "merge.nms_threshold=0.4"]
+    arguments += ["~proposer.seed=1", "ü[1],2.jpg"]
+    paths, overrides = split_arguments(arguments)
+    assert paths == ["photos/x y.jpg", "a=b.jpg", "-", "./c=d.jpg", "ü[1],2.jpg"]
+    assert overrides == ["out=o", "merge.nms_threshold=0.4", "~proposer.seed=1"]
+    assert split_arguments([]) == ([], [])
+
+
+@pytest.mark.parametrize("settings", [DetectConfig, TrainConfig, ScoreConfig])
+def test_help_shows_every_setting_with_its_comment(settings: type) -> None:
+    text = settings_help(settings)["template"]
+    for line in text.splitlines():
+        if "=" in line and line.startswith("  "):
+            name, comment = line.split(maxsplit=1)
+            assert len(comment) > 5, name
+    assert "out=" in text
+
+
+def test_settings_are_written_as_yaml(tmp_path) -> None:
+    write_yaml(tmp_path / "run.yaml", {"a": {"b": [1, None]}, "ü": "x: y"})
+    assert (tmp_path / "run.yaml").read_text(encoding="utf-8") == (
+        "a:\n  b:\n  - 1\n  - null\nü: 'x: y'\n"
+    )
