@@ -106,7 +106,7 @@ class Detector:
         """
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = load_checkpoint(checkpoint)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = _choose_device(device)
         regions = regions or checkpoint.regions
         if regions not in ("shared", "crops"):
             raise ValueError(f"regions={regions}: choose shared or crops")
@@ -130,3 +130,15 @@ class Detector:
             merge=merge,
             device=device,
         )
+
+
+def _choose_device(name: str | torch.device | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name}: choose cpu, cuda or cuda:NUMBER") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: {torch.cuda.device_count()} CUDA devices here; use cpu")
+    return device

@@ -75,6 +75,9 @@ def test_wrong_images_are_refused_in_one_line(detector, tmp_path) -> None:
 def test_unknown_choices_are_refused(random_checkpoint) -> None:
     with pytest.raises(ValueError, match="regions=tiles: choose shared or crops"):
         Detector.load(random_checkpoint, regions="tiles")
+    for device in ("quantum", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device={device}"):
+            Detector.load(random_checkpoint, device=device)
     with pytest.raises(ValueError, match="precision=int8"):
         Detector.load(random_checkpoint, precision="int8")
 

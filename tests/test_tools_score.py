@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,20 @@ SCRIPT = [str(ROOT / "tools" / "score.py")]
 MODULE = ["-m", "tools.score"]
 
 
-def run(folder: Path, *arguments: str, form: list[str] = SCRIPT) -> subprocess.CompletedProcess:
-    """Run the tool from another folder than the repository."""
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+def run_apart(folder: Path, *arguments: str, form: list[str] = SCRIPT) -> Done:
+    """Run the tool as people do, from another folder than the repository."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} if form is MODULE else os.environ
-    return subprocess.run(
+    process = subprocess.run(
         [sys.executable, *form, *arguments],
         cwd=folder,
         env=environment,
@@ -35,6 +47,26 @@ def run(folder: Path, *arguments: str, form: list[str] = SCRIPT) -> subprocess.C
         text=True,
         check=False,
     )
+    return Done(process.returncode, process.stdout, process.stderr)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the tool in this process, which has loaded torch already."""
+
+    def run_here(folder: Path, *arguments: str) -> Done:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [*SCRIPT, *arguments])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        status = 0
+        try:
+            runpy.run_path(SCRIPT[0], run_name="__main__")
+        except SystemExit as stop:
+            assert isinstance(stop.code, int)
+            status = stop.code
+        return Done(status, *capfd.readouterr())
+
+    return run_here
 
 
 @pytest.fixture
@@ -83,7 +115,7 @@ def check_half_found(content: dict) -> None:
 def test_voc_scores_from_any_folder_in_both_forms(folder: Path, form: list[str]) -> None:
     before = set(folder.iterdir())
     files = ("predictions=run/voc", "annotations=xml", "image_list=list.txt", "classes=names.txt")
-    done = run(folder, "format=voc", *files, "out=scores", "voc_metric=2007", form=form)
+    done = run_apart(folder, "format=voc", *files, "out=scores", "voc_metric=2007", form=form)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(folder.iterdir()) - before == {folder / "scores"}  # no outputs/ by surprise
     content = scores_of(folder)
@@ -95,7 +127,7 @@ def test_voc_scores_from_any_folder_in_both_forms(folder: Path, form: list[str])
     assert done.stdout.splitlines()[-1] == "written to scores/scores.json"
 
 
-def test_coco_scores_a_runs_results_by_name(folder: Path) -> None:
+def test_coco_scores_a_runs_results_by_name(run: Run, folder: Path) -> None:
     files = ("predictions=run/detections.json", "annotations=instances.json")
     done = run(folder, "format=coco", *files, "out=scores")
     assert (done.returncode, done.stderr) == (0, "")
@@ -106,7 +138,7 @@ def test_coco_scores_a_runs_results_by_name(folder: Path) -> None:
     assert "Accumulating" not in done.stdout
 
 
-def test_ilsvrc_scores_a_runs_results_by_wordnet_id(folder: Path) -> None:
+def test_ilsvrc_scores_a_runs_results_by_wordnet_id(run: Run, folder: Path) -> None:
     (folder / "run" / "categories.json").write_text(
         '[{"id": 1, "name": "n02121808"}, {"id": 2, "name": "Dog"}]'
     )
@@ -117,7 +149,7 @@ def test_ilsvrc_scores_a_runs_results_by_wordnet_id(folder: Path) -> None:
     assert "detections.txt were matched by name" in done.stdout
 
 
-def test_ilsvrc_takes_numbers_as_they_are_without_a_runs_lists(folder: Path) -> None:
+def test_ilsvrc_takes_numbers_as_they_are_without_a_runs_lists(run: Run, folder: Path) -> None:
     (folder / "mine.txt").write_text("2 2 0.75 11 11 60 60\n")
     (folder / "blacklist.txt").write_text("1 n02084071\n")
     files = ("predictions=mine.txt", "annotations=wnid xml", "image_list=list_ids.txt")
@@ -152,7 +184,7 @@ COCO = ("format=coco", "annotations=instances.json", "out=scores")
     ],
 )
 def test_a_wrong_request_ends_with_status_2_and_a_clear_line(
-    folder: Path, arguments: tuple[str, ...], message: str
+    run: Run, folder: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (folder / "cut.json").write_text('[{"image_id": 9, "category')
     done = run(folder, *arguments)
@@ -162,7 +194,14 @@ def test_a_wrong_request_ends_with_status_2_and_a_clear_line(
     assert not (folder / "scores").exists()
 
 
-def test_help_shows_every_setting(tmp_path: Path) -> None:
+def test_a_misspelt_setting_ends_with_status_2_at_the_prompt_too(folder: Path) -> None:
+    done = run_apart(folder, *VOC, "image_lost=list.txt")
+    assert done.returncode == 2
+    assert "image_lost" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_shows_every_setting(run: Run, tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert done.returncode == 0
     for setting in fields(ScoreConfig):
@@ -170,7 +209,7 @@ def test_help_shows_every_setting(tmp_path: Path) -> None:
     assert "folder or tar archive of XML" in done.stdout
 
 
-def test_the_devkits_demo_prints_its_means(shared_dir: Path, tmp_path: Path) -> None:
+def test_the_devkits_demo_prints_its_means(run: Run, shared_dir: Path, tmp_path: Path) -> None:
     data = shared_dir / "data" / "ilsvrc_det"
     done = run(
         tmp_path,

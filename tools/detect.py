@@ -65,7 +65,7 @@ def main() -> int:
     config.register()
     try:
         return 1 if run(*config.split_arguments(arguments)).skipped else 0
-    except (ValueError, OSError, RuntimeError, LedgerBusy) as error:
+    except (ValueError, OSError, LedgerBusy) as error:
         print(f"detect: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
