@@ -147,7 +147,7 @@ def format_table(scores: Scores) -> str:
     heads = ["AP", "positives", "detections", "true", "false", "ignored", "recall"]
     if scores.stats:
         heads.insert(1, "AP50")
-    width = max([len("class"), *(len(score.name) for score in scores.classes)])
+    width = max([len("median AP"), *(len(score.name) for score in scores.classes)])
     lines = [f"{'class':{width}}" + "".join(f"  {head:>{max(6, len(head))}}" for head in heads)]
     for score in scores.classes:
         counts = (score.positives, score.detections, score.true_positives, score.false_positives)
