@@ -3,7 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: install demo test test-slow lint clean
+
+install: $(BIN)/.installed
 
 demo: $(BIN)/.installed
 	$(BIN)/python docs/demo/photos.py | $(BIN)/python tools/detect.py - out=out/demo

@@ -1,0 +1,130 @@
+"""Every command and every piece of Python in the README runs."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README, re.M)
+SNIPPETS = re.findall(r"^```python\n(.+?)^```$", README, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's names stand for something small."""
+    import skimage
+
+    folder = tmp_path_factory.mktemp("readme")
+    data = Path(skimage.__file__).parent / "data"
+    (folder / "photos").mkdir()
+    shutil.copy(data / "chelsea.png", folder / "photos")
+    shutil.copy(data / "chelsea.png", folder / "street.jpg")
+    for name in ("tools", "docs", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def add_data(folder: Path, shared: Path) -> None:
+    """Bring a VOC tree of four photos, the ILSVRC files and a .caffemodel into the folder."""
+    voc = folder / "VOC2007"
+    if voc.exists():
+        return
+    (voc / "ImageSets" / "Main").mkdir(parents=True)
+    for part in ("JPEGImages", "Annotations"):
+        (voc / part).symlink_to(shared / "data" / "voc2007" / part)
+    for split in ("train", "val"):
+        names = (shared / f"data/voc2007/ImageSets/Main/{split}.txt").read_text().split()[:2]
+        (voc / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    for path in (shared / "data" / "ilsvrc_det").iterdir():
+        (folder / path.name).symlink_to(path)
+    packed = lzma.decompress((folder / "demo.val.pred.det.txt.xz").read_bytes())
+    (folder / "demo.val.pred.det.txt").write_bytes(packed)
+    write_caffemodel(folder / "bvlc_googlenet.caffemodel", shared)
+
+
+def write_caffemodel(path: Path, shared: Path) -> None:
+    from safetensors.torch import load_file
+
+    from tests.test_caffemodel import network
+
+    tensors = load_file(shared / "weights" / "bvlc_googlenet.safetensors")
+    layers = []
+    for name in sorted({key.rpartition(".")[0] for key in tensors}):
+        arrays = [tensors[f"{name}.{part}"].numpy() for part in ("weight", "bias")]
+        kind = "Convolution" if arrays[0].ndim == 4 else "InnerProduct"
+        layers.append((name, kind, arrays))
+    path.write_bytes(network(layers))
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(COMMANDS) >= 8
+    assert len(SNIPPETS) == 2
+    used = {word for command in COMMANDS for word in command.split() if word.startswith("tools/")}
+    tools = {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")}
+    assert tools - used <= {"tools/progress.py"}
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "install"])
+def test_make_knows_its_targets(target: str) -> None:
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequest) -> None:
+    if re.search(r"VOC2007|ilsvrc|ILSVRC|benchmarks/", command):
+        add_data(workplace, request.getfixturevalue("shared_dir"))
+    if "out/demo" in command:
+        run("python docs/demo/photos.py | python tools/detect.py - out=out/demo", workplace)
+    if "tools/train.py" in command:
+        command += " training.steps=2"
+    if "benchmarks/" in command:
+        pytest.skip("benchmarks take minutes and are run by hand")
+    output = run(command, workplace)
+    if "format=ilsvrc" in command:
+        assert re.search(r"mean AP +0\.590\nmedian AP +0\.601", output)
+    if "tools/train.py" in command:
+        assert (workplace / "out" / "train" / "checkpoint.safetensors").is_file()
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_python_runs(number: int, workplace: Path) -> None:
+    code = SNIPPETS[number]
+    if "(image)" in code:
+        code = "from detect.images import read_image\nimage = read_image('street.jpg')\n" + code
+        code += "\nassert boxes.shape[1] == 4 and len(boxes) > 100"
+    else:
+        code += "\nassert 'cat' in detections.names\nassert len(detections.boxes) > 0"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=workplace,
+        check=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
+
+
+def test_every_file_the_readme_names_exists() -> None:
+    for path in re.findall(r"\b((?:docs|detect|benchmarks|tools|configs)/[\w./]+\.\w+)", README):
+        assert (ROOT / path).exists(), path
