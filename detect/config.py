@@ -148,19 +148,36 @@ def write_yaml(path: Path, values: dict[str, Any]) -> None:
     write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(values)))
 
 
-def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
-    """Say in one line what is wrong, with the settings that an unknown key may stand for."""
-    known = _keys(_compose(name, [])[1])
+def check_keys(name: str, overrides: Sequence[str]) -> None:
+    """Refuse overrides of settings that do not exist, naming those that look alike.
+
+    Args:
+        name: Of the file in configs/.
+        overrides: ``key=value``; those of Hydra itself, and ``+key`` and ``~key``, pass.
+
+    Raises:
+        ConfigError: If a key is unknown.
+    """
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        known = _keys(OmegaConf.to_container(compose(name)))
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if key not in known:
-            # Without its group first: `nms_threshold` for `merge.nms_threshold`.
-            near = [k for k in known if k.endswith(f".{key}")]
-            near = near or get_close_matches(key, known, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "; see --help"
-            return f"{override}: no setting {key!r}{hint}"
+        key = override.partition("=")[0]
+        if key in known or key.startswith(("+", "~", "hydra.", "hydra/")):
+            continue
+        # Without its group first: `nms_threshold` for `merge.nms_threshold`.
+        near = [k for k in known if k.endswith(f".{key}")] or get_close_matches(key, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see --help"
+        raise ConfigError(f"{override}: no setting {key!r}{hint}")
+
+
+def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
+    """Find the override that is at fault, and say why in one line."""
+    for override in overrides:
         try:
+            check_keys(name, [override])
             _compose(name, [override])
+        except ConfigError as cause:
+            return str(cause)
         except _ERRORS as cause:
             text = str(cause.__cause__ or cause).split("full_key")[0].split("See https:")[0]
             return f"{override}: {' '.join(text.split())}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from detect.data.records import Record
 from detect.files import write_atomically
-from detect.images import read_image
+from detect.images import ImageError, read_image
 from detect.shared_trunk import STRIDE, SharedTrunk, resized_size
 from proposals import Proposer
 
@@ -91,6 +93,32 @@ class TrainingCache:
             "size": torch.tensor(image.shape[-2:]),
         }
         write_atomically(self._path(record), save(content))
+
+    def prepare_all(
+        self, records: list[Record], threads: int, on_done: Callable[[], object]
+    ) -> list[ImageError]:
+        """Compute and store photos, several at a time.
+
+        Args:
+            records: Those to prepare.
+            threads: Photos in work at the same time, one core each.
+            on_done: Called after each.
+
+        Returns:
+            Why photos could not be read; all others are stored.
+        """
+        failed = []
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            for future in [pool.submit(self.prepare, record) for record in records]:
+                try:
+                    future.result()
+                except ImageError as error:
+                    failed.append(error)
+                on_done()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return failed
 
     def load(self, record: Record, *, mirror: bool) -> CachedPhoto:
         """Read one photo's proposals and one of its two maps.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 # Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,7 @@ from detect.scoring.coco import score_coco_files
 from detect.scoring.ilsvrc import score_ilsvrc_files
 from detect.scoring.scores import Scores, format_table, write_scores
 from detect.scoring.voc import score_voc_files
+from tools.command_line import CONFIGS, refusing, run
 
 register()
 
@@ -44,30 +44,18 @@ def score(settings: ScoreConfig) -> Scores:
     return score_ilsvrc_files(predictions, annotations, image_list, classes, blacklist)
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="score")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="score")
 def main(config: DictConfig) -> None:
     """Read, score, print the table and write scores.json."""
-    try:
-        if missing := sorted(OmegaConf.missing_keys(config)):
-            raise InputError(f"set {', '.join(f'{key}=...' for key in missing)}; --help explains")
+    with refusing("score", config):
         settings = OmegaConf.to_object(config)
         assert isinstance(settings, ScoreConfig)
         scores = score(settings)
         target = Path(settings.out) / "scores.json"
         write_scores(target, scores)
-    except (InputError, OSError) as error:
-        sys.exit(_refuse(error))
-    print(format_table(scores))
-    print(f"written to {target}")
-
-
-def _refuse(error: Exception) -> int:
-    print(f"score: {error}", file=sys.stderr)
-    return 2
+        print(format_table(scores))
+        print(f"written to {target}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SystemExit as stop:  # Hydra leaves with 1 where a setting is wrong: 2 in every tool here
-        sys.exit(2 if stop.code == 1 else stop.code)
+    run("score", main)

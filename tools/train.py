@@ -12,14 +12,12 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from detect.checkpoint import Checkpoint, file_digest, save_checkpoint
 from detect.classifier import best_precision
@@ -30,13 +28,21 @@ from detect.shared_trunk import SharedTrunk
 from detect.training import RegionTrainer
 from detect.training_cache import TrainingCache
 from detect.training_log import TrainingLog
+from tools.command_line import CONFIGS, refusing, run
+from tools.progress import progress
 
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def main(config: DictConfig) -> None:
     """Prepare the photos, train, and write the checkpoint."""
+    with refusing("train", config):
+        train(config)
+
+
+def train(config: DictConfig) -> None:
+    """Build the parts from the settings and let them train."""
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, TrainConfig)
     records = instantiate(config.data, _convert_="all")
@@ -45,7 +51,6 @@ def main(config: DictConfig) -> None:
     threads = settings.threads or os.cpu_count() or 1
     recipe = {
         "data": OmegaConf.to_container(config.data),
-        "num_photos": len(records),
         "proposer": OmegaConf.to_container(config.proposer),
         "weights_sha256": file_digest(settings.weights),
         "training": asdict(settings.training),
@@ -68,8 +73,12 @@ def main(config: DictConfig) -> None:
     print(
         f"{len(records)} photos, {len(missing)} to prepare in {cache.folder} ({gigabytes:.1f} GB)"
     )
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(tqdm(pool.map(cache.prepare, missing), total=len(missing), unit="photo"))
+    with progress(len(missing), "photos") as bar:
+        for error in cache.prepare_all(missing, threads, bar.update):
+            print(f"left out: {error}")
+    lost = {record.name for record in cache.missing(records)}
+    records = [record for record in records if record.name not in lost]
+    recipe["num_photos"] = len(records)
 
     trainer = RegionTrainer(
         trunk, head, cache=cache, records=records, config=settings.training, threads=threads
@@ -77,7 +86,7 @@ def main(config: DictConfig) -> None:
     log = TrainingLog(Path(settings.out), recipe, save_minutes=settings.save_minutes)
     with (
         log.resume(trainer),
-        tqdm(total=settings.training.steps, initial=trainer.next_step, unit="step") as bar,
+        progress(settings.training.steps, "steps", initial=trainer.next_step) as bar,
     ):
         while trainer.next_step < settings.training.steps:
             stats = log.record(trainer.step())
@@ -93,4 +102,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("train", main)

@@ -1,0 +1,44 @@
+"""What the Hydra tools share: one line and status 2 for a request that cannot be served."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from detect.config import ConfigError, check_keys
+
+CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
+
+
+@contextmanager
+def refusing(tool: str, config: DictConfig) -> Iterator[None]:
+    """Turn what is wrong with the request into one line and exit status 2, Ctrl-C into 130."""
+    try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise ValueError(f"set {', '.join(f'{key}=...' for key in missing)}; --help explains")
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(_refuse(tool, error))
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(tool: str, main: Callable[[], None]) -> None:
+    """Call a Hydra main; Hydra leaves with 1 where a setting is wrong, which is 2 in every tool."""
+    try:
+        check_keys(tool, [text for text in sys.argv[1:] if "=" in text and text[0] != "-"])
+        main()
+    except ConfigError as error:
+        sys.exit(_refuse(tool, error))
+    except SystemExit as stop:
+        sys.exit(2 if stop.code == 1 else stop.code)
+
+
+def _refuse(tool: str, error: Exception) -> int:
+    print(f"{tool}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
