@@ -5,6 +5,7 @@ import os
 import pickle
 import socket
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,15 @@ def test_equal_names_in_two_folders_are_told_apart(tmp_path: Path) -> None:
     make(tmp_path, "x/s/a.jpg", "y/s/a.jpg", "y/b.jpg")
     names = names_of(find_images([tmp_path / "x", tmp_path / "y"]))
     assert names == ["s/a.jpg", "b.jpg", "y/s/a.jpg"]
+
+
+def test_many_equal_names_take_no_time(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{folder}/{i}.jpg" for folder in range(20) for i in range(100)]
+    for folder in range(20):
+        make(tmp_path, *(f"{folder}/{i}.jpg" for i in range(100)))
+    start = time.process_time()
+    assert len(set(names_of(find_images(paths)))) == 2000
+    assert time.process_time() - start < 2
 
 
 def test_a_name_that_no_folder_makes_free_gets_a_number() -> None:

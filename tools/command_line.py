@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from detect.config import ConfigError, check_keys
@@ -23,6 +24,8 @@ def refusing(tool: str, config: DictConfig) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         sys.exit(_refuse(tool, error))
+    except InstantiationException as error:  # around what a reader or a proposer refused
+        sys.exit(_refuse(tool, error.__cause__ or error))
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -39,6 +42,6 @@ def run(tool: str, main: Callable[[], None]) -> None:
         sys.exit(2 if stop.code == 1 else stop.code)
 
 
-def _refuse(tool: str, error: Exception) -> int:
+def _refuse(tool: str, error: BaseException) -> int:
     print(f"{tool}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
