@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -126,10 +126,14 @@ def build_detector(settings: DetectConfig) -> Detector:
     Raises:
         ValueError: If the checkpoint cannot be used or a setting is none of its choices.
     """
+    try:
+        proposer = instantiate(settings.proposer)
+    except InstantiationException as error:
+        raise ConfigError(f"proposer: {error.__cause__ or error}") from error
     return Detector.load(
         settings.checkpoint or BUNDLED,
         regions=settings.regions,
-        proposer=instantiate(settings.proposer),
+        proposer=proposer,
         merge=settings.merge,
         device=settings.device,
         precision=settings.precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import itertools
 import os
 import stat
 import sys
@@ -122,12 +123,14 @@ def find_images(
 
 
 def _make_unique(name: str, identity: str, taken: set[str]) -> str:
-    """Put parent folders, and after the last of them a number, before a name that is taken."""
+    """Put parent folders, and where none helps a number, before a name that is taken."""
+    if name not in taken:
+        return name
     parts = Path(printable(identity)).parts[1:]  # without the root
-    candidates = ["/".join(parts[start:]) for start in range(len(parts))]
-    longer = sorted((c for c in candidates if len(c) > len(name)), key=len)
-    numbered = (f"{number}/{name}" for number in range(2, len(taken) + 3))
-    return next(c for c in (name, *longer, *numbered) if c not in taken)
+    endings = ("/".join(parts[start:]) for start in reversed(range(len(parts))))
+    longer = (ending for ending in endings if len(ending) > len(name))
+    numbered = (f"{number}/{name}" for number in itertools.count(2))
+    return next(c for c in itertools.chain(longer, numbered) if c not in taken)
 
 
 def _expand_inputs(
