@@ -21,22 +21,12 @@ from torch import Tensor
 from detect.decoding import UndecodableError, convert_to_rgb, decode_image
 
 # In a folder, these are taken for images; those that cannot be read are there to be reported.
-IMAGE_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".png",
-    ".apng",
-    ".webp",
-    ".gif",
-    ".bmp",
-}
-IMAGE_SUFFIXES |= {".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k"}
-IMAGE_SUFFIXES |= {".avif", ".heic", ".heif", ".jxl", ".svg"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"}
+IMAGE_SUFFIXES |= {".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
+IMAGE_SUFFIXES |= {".jp2", ".j2k", ".avif", ".heic", ".heif", ".jxl", ".svg"}
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 VIDEO_SUFFIXES |= {".mts", ".m2ts", ".3gp", ".ogv"}  # not .ts, which is mostly TypeScript
+_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 class ImageError(ValueError):
@@ -175,9 +165,9 @@ def _expand_glob(pattern: str, seen: set[str]) -> Iterator[tuple[Path, str]]:
     takes_all = "." in parts[-1]
     for match in map(Path, matches):
         name = printable(match.relative_to(base).as_posix())
-        if os.path.isdir(match) and match.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        if os.path.isdir(match) and match.suffix.lower() not in _SUFFIXES:
             yield from _walk(match, "" if name == "." else name + "/", seen)
-        elif takes_all or match.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        elif takes_all or match.suffix.lower() in _SUFFIXES:
             yield match, name
 
 
@@ -196,7 +186,7 @@ def _walk(folder: Path, prefix: str, seen: set[str]) -> Iterator[tuple[Path, str
         path, name = folder / entry.name, prefix + printable(entry.name)
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
-        if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        if path.suffix.lower() in _SUFFIXES:
             yield path, name
         elif os.path.isdir(path):
             yield from _walk(path, name + "/", seen)
