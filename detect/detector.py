@@ -113,15 +113,21 @@ class Detector:
         network = checkpoint.network.to(device, choose_precision(precision, device))
         network.to(memory_format=torch.channels_last)
         head = checkpoint.head.to(device)
+        # Small batches stay in a CPU's caches and memory; a GPU wants to be filled.
+        batch_size = 16 if device.type == "cpu" else 512
         classifier: Classifier
         if regions == "shared":
             trunk = SharedTrunk(network, checkpoint.preprocessing, checkpoint.shared)
-            classifier = SharedTrunkClassifier(trunk, head)
+            classifier = SharedTrunkClassifier(trunk, head, batch_size=batch_size)
         else:
             red, green, blue = map(round, checkpoint.preprocessing.mean)
             crop = CropConfig(fill=(red, green, blue))
             classifier = RegionClassifier(
-                network, head, preprocessing=checkpoint.preprocessing, crop=crop
+                network,
+                head,
+                preprocessing=checkpoint.preprocessing,
+                crop=crop,
+                batch_size=batch_size,
             )
         return cls(
             proposer or SelectiveSearch("googlenet"),

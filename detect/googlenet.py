@@ -215,8 +215,8 @@ def local_response_norm(x: Tensor) -> Tensor:
     """
     index = torch.arange(x.shape[1], device=x.device)
     band = ((index[:, None] - index).abs() <= 2).to(x.dtype)[:, :, None, None]
-    root = (F.conv2d(x * x, band).float() * (1e-4 / 5) + 1).rsqrt()
-    return (x * (root * root.sqrt())).to(x.dtype)
+    root = F.conv2d(x * x, band).float().mul_(1e-4 / 5).add_(1).rsqrt_()
+    return (root.sqrt() * root).mul_(x).to(x.dtype)
 
 
 def _pool(x: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ class SharedTrunkConfig:
     shorter_side: int = 600  # pixels, the image is resized to it (Fast R-CNN)
     max_side: int = 1000  # pixels, the longer side's limit (Fast R-CNN)
     context: float = 16 / 224  # share of a region's side that is context, on each side (R-CNN)
-    batch_size: int = 128  # regions that pass through inception 5 together
 
 
 def resized_size(image_size: tuple[int, int], config: SharedTrunkConfig) -> tuple[int, int]:
@@ -143,12 +142,14 @@ class SharedTrunkClassifier(nn.Module):
     Args:
         trunk: The network in its two parts.
         head: Softmax and box regression.
+        batch_size: Regions that pass through inception 5 together.
     """
 
-    def __init__(self, trunk: SharedTrunk, head: RegionHead) -> None:
+    def __init__(self, trunk: SharedTrunk, head: RegionHead, *, batch_size: int = 32) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self.batch_size = batch_size
 
     @torch.inference_mode()
     def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +168,7 @@ class SharedTrunkClassifier(nn.Module):
         boxes = boxes.to(maps.device)
         parts = [
             self.head(self.trunk.region_features(maps, part, (height, width)).float())
-            for part in boxes.split(self.trunk.config.batch_size)
+            for part in boxes.split(self.batch_size)
         ]
         scores = torch.cat([logits for logits, _ in parts]).softmax(dim=1)
         moved = decode_boxes(boxes, torch.cat([offsets for _, offsets in parts]), (height, width))

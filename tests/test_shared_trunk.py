@@ -94,7 +94,7 @@ def test_very_long_images_keep_room_for_a_few_points() -> None:
 @pytest.mark.parametrize("n", [0, 1, 9])
 def test_every_region_gets_probabilities_and_boxes_inside_the_image(size, n: int) -> None:
     torch.manual_seed(1)
-    classifier = SharedTrunkClassifier(small_trunk(batch_size=4), RegionHead(3).eval())
+    classifier = SharedTrunkClassifier(small_trunk(), RegionHead(3).eval(), batch_size=4)
     height, width = size
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     boxes = torch.tensor([[0.0, 0.0, width, height]]).repeat(n, 1)
@@ -106,7 +106,7 @@ def test_every_region_gets_probabilities_and_boxes_inside_the_image(size, n: int
 
 
 def test_regions_scored_together_equal_those_scored_alone(photo) -> None:
-    classifier = SharedTrunkClassifier(small_trunk(batch_size=3), RegionHead(3).eval())
+    classifier = SharedTrunkClassifier(small_trunk(), RegionHead(3).eval(), batch_size=3)
     boxes = random_boxes(7, 80, 60)
     moved, scores = classifier.score_regions(photo, boxes)
     for i in range(7):

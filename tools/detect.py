@@ -20,6 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from detect import config
+from detect.allocator import keep_freed_memory
 from detect.images import find_images, is_video
 from detect.ledger import Ledger, LedgerBusy
 from detect.run import DetectionRun, RunOutcome, summarise, versions, write_outputs
@@ -63,6 +64,7 @@ def main() -> int:
         print(__doc__, config.settings_help(config.DetectConfig)["template"], sep="\n")
         return 0 if arguments else 2
     config.register()
+    keep_freed_memory()
     try:
         return 1 if run(*config.split_arguments(arguments)).skipped else 0
     except (ValueError, OSError, LedgerBusy) as error:

@@ -19,6 +19,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from detect.allocator import keep_freed_memory
 from detect.checkpoint import Checkpoint, file_digest, save_checkpoint
 from detect.classifier import best_precision
 from detect.config import TrainConfig, register
@@ -32,6 +33,8 @@ from tools.command_line import CONFIGS, refusing, run
 from tools.progress import progress
 
 register()
+# Of the data's settings, what a checkpoint records: not where a machine keeps it.
+KEPT = ["_target_", "split"]
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
@@ -43,6 +46,7 @@ def main(config: DictConfig) -> None:
 
 def train(config: DictConfig) -> None:
     """Build the parts from the settings and let them train."""
+    keep_freed_memory()
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, TrainConfig)
     records = instantiate(config.data, _convert_="all")
@@ -50,7 +54,7 @@ def train(config: DictConfig) -> None:
     device = torch.device(settings.device)
     threads = settings.threads or os.cpu_count() or 1
     recipe = {
-        "data": OmegaConf.to_container(config.data),
+        "data": OmegaConf.to_container(OmegaConf.masked_copy(config.data, KEPT)),
         "proposer": OmegaConf.to_container(config.proposer),
         "weights_sha256": file_digest(settings.weights),
         "training": asdict(settings.training),
