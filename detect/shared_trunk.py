@@ -8,13 +8,14 @@ crop, and pool4, 5a, 5b go on as if it had been cropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from detect.googlenet import GoogLeNet, Preprocessing
+from detect.googlenet import PREPROCESSING, GoogLeNet, Preprocessing, load_imagenet
 from detect.heads import RegionHead, decode_boxes
 
 STRIDE = 16  # pixels of the resized image between two points of the map after 4e
@@ -56,6 +57,22 @@ class SharedTrunk(nn.Module):
         self.network = network
         self.preprocessing = preprocessing
         self.config = config
+
+    @classmethod
+    def from_imagenet(cls, weights: str | Path, config: SharedTrunkConfig) -> SharedTrunk:
+        """Make a trunk of a GoogLeNet trained on ImageNet, without its classifier.
+
+        Args:
+            weights: As ``load_imagenet`` takes them.
+            config: Scale of the image and context of the regions.
+
+        Raises:
+            ValueError: If the file holds no GoogLeNet.
+        """
+        network = load_imagenet(weights)
+        network.fc = nn.Identity()
+        network.to(memory_format=torch.channels_last)
+        return cls(network, PREPROCESSING[network.layout], config)
 
     def stem_map(self, image: Tensor, *, mirror: bool = False) -> Tensor:
         """Run conv1 .. pool3 on a uint8 image ``[3, H, W]``: ``[1, 480, h, w]``, channels last."""

@@ -50,12 +50,14 @@ class TrainingLog:
         finally:
             self._save()
 
-    def record(self, stats: StepStats) -> StepStats:
-        """Note a step, and save the state when it is time."""
-        self._rows.append(astuple(stats))
-        if time.monotonic() - self._saved > self.save_seconds:
-            self._save()
-        return stats
+    def steps(self) -> Iterator[StepStats]:
+        """Train to the end; note every step and save the state when it is time."""
+        while self._trainer.next_step < self._trainer.config.steps:
+            stats = self._trainer.step()
+            self._rows.append(astuple(stats))
+            if time.monotonic() - self._saved > self.save_seconds:
+                self._save()
+            yield stats
 
     def _save(self) -> None:
         header = [field.name for field in fields(StepStats)]

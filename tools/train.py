@@ -23,7 +23,6 @@ from detect.allocator import keep_freed_memory
 from detect.checkpoint import Checkpoint, file_digest, save_checkpoint
 from detect.classifier import best_precision
 from detect.config import TrainConfig, register
-from detect.googlenet import PREPROCESSING, load_imagenet
 from detect.heads import RegionHead
 from detect.shared_trunk import SharedTrunk
 from detect.training import RegionTrainer
@@ -60,11 +59,7 @@ def train(config: DictConfig) -> None:
         "training": asdict(settings.training),
     }
 
-    network = load_imagenet(settings.weights)
-    network.fc = torch.nn.Identity()
-    network.to(device).to(memory_format=torch.channels_last)
-    preprocessing = PREPROCESSING[network.layout]
-    trunk = SharedTrunk(network, preprocessing, settings.shared)
+    trunk = SharedTrunk.from_imagenet(settings.weights, settings.shared).to(device)
     torch.manual_seed(settings.training.seed)
     head = RegionHead(len(class_names)).to(device)
     frozen = copy.deepcopy(trunk).to(best_precision(device))
@@ -92,14 +87,18 @@ def train(config: DictConfig) -> None:
         log.resume(trainer),
         progress(settings.training.steps, "steps", initial=trainer.next_step) as bar,
     ):
-        while trainer.next_step < settings.training.steps:
-            stats = log.record(trainer.step())
+        for stats in log.steps():
             bar.set_postfix(loss=f"{stats.class_loss:.3f}", box=f"{stats.box_loss:.3f}")
             bar.update()
     trainer.finish()
     target = Path(settings.out) / "checkpoint.safetensors"
     checkpoint = Checkpoint(
-        network, head, class_names, preprocessing, shared=settings.shared, training=recipe
+        trunk.network,
+        head,
+        class_names,
+        trunk.preprocessing,
+        shared=settings.shared,
+        training=recipe,
     )
     save_checkpoint(target, checkpoint)
     print(f"checkpoint: {target}")
