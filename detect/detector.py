@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -104,7 +105,9 @@ class Detector:
         Raises:
             ValueError: If the checkpoint cannot be used, or an argument is none of its choices.
         """
-        if not isinstance(checkpoint, Checkpoint):
+        if isinstance(checkpoint, Checkpoint):
+            checkpoint = copy.deepcopy(checkpoint)  # the caller's stays as it is
+        else:
             checkpoint = load_checkpoint(checkpoint)
         device = _choose_device(device)
         regions = regions or checkpoint.regions

@@ -127,7 +127,9 @@ def sample_regions(maps: Tensor, boxes: Tensor) -> Tensor:
         ``[N, C, 14, 14]`` in channels-last order.
     """
     if maps.device.type != "cpu":
-        return roi_align(maps, [boxes.to(maps.dtype)], POINTS, sampling_ratio=1, aligned=True)  # type: ignore[no-any-return]
+        # In float32: bfloat16 has no room for a coordinate's fraction.
+        points = roi_align(maps.float(), [boxes.float()], POINTS, sampling_ratio=1, aligned=True)
+        return points.to(maps.dtype, memory_format=torch.channels_last)  # type: ignore[no-any-return]
     channels, height, width = maps.shape[1:]
     rows = maps.permute(0, 2, 3, 1).reshape(height * width, channels)
     left, weight_x, outside_x = _neighbours(boxes[:, 0], boxes[:, 2], width)

@@ -88,3 +88,11 @@ def test_a_clock_is_told_every_stage(detector, photo) -> None:
     clock = StageClock()
     detector(photo, clock)
     assert all(clock.seconds[stage] > 0 for stage in ("propose", "classify", "merge"))
+
+
+def test_loading_leaves_the_given_checkpoint_as_it_is(random_checkpoint) -> None:
+    from detect.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(random_checkpoint)
+    Detector.load(checkpoint, device="cpu", precision="bfloat16")
+    assert checkpoint.network.conv1.conv.weight.dtype == torch.float32

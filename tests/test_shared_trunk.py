@@ -120,3 +120,12 @@ def test_mirrored_map_is_the_map_of_the_mirrored_image(photo) -> None:
     with torch.inference_mode():
         expected = trunk.stem_map(photo.flip(-1))
         assert torch.equal(trunk.stem_map(photo, mirror=True), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_sampling_on_a_gpu_equals_that_on_the_cpu() -> None:
+    maps = torch.randn(1, 6, 9, 13).to(memory_format=torch.channels_last)
+    boxes = random_boxes(50, 13, 9)
+    on_gpu = sample_regions(maps.cuda(), boxes.cuda()).cpu()
+    torch.testing.assert_close(on_gpu, sample_regions(maps, boxes), atol=1e-4, rtol=1e-4)

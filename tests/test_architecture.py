@@ -1,0 +1,77 @@
+"""The import law of CONTRIBUTING holds."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+MODULES = sorted(p for part in ("detect", "proposals") for p in (ROOT / part).rglob("*.py"))
+ONLY_IN = {
+    "hydra": {"detect/config.py"},
+    "omegaconf": {"detect/config.py"},
+    "pycocotools": {"detect/data/coco.py", "detect/scoring/coco.py"},
+    "cv2": {
+        "detect/crops.py",
+        "detect/videos.py",
+        "detect/diagnosis.py",
+        "proposals/selective_search.py",
+        "proposals/similarity.py",
+    },
+    "tqdm": set(),
+    "pickle": set(),
+    "tools": set(),
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Return every module that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_what_is_not_its_business(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    roots = {module.partition(".")[0] for module in imported(path)}
+    for package, allowed in ONLY_IN.items():
+        assert package not in roots or name in allowed, f"{name} imports {package}"
+    if name.startswith("proposals/"):
+        assert "detect" not in roots
+    if name.startswith("detect/scoring/"):
+        network = {"detect.googlenet", "detect.images", "detect.detector", "detect.classifier"}
+        assert not imported(path) & network
+
+
+def test_there_are_no_circles() -> None:
+    edges = {}
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        edges[name] = {m for m in imported(path) if m.partition(".")[0] in ("detect", "proposals")}
+    # The packages' own doors import lazily or from below; what they name is no way upward.
+    finished: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way, module])
+        if module in finished or module not in edges:
+            return
+        for following in sorted(edges[module] - {"detect"}):
+            visit(following, (*way, module))
+        finished.add(module)
+
+    for module in sorted(edges):
+        visit(module, ())
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in MODULES:
+        assert "weights_only=False" not in path.read_text(), path
