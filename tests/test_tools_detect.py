@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tools import detect as tool
 
 RESULTS = (
     "detections.jsonl",
@@ -203,17 +204,19 @@ def test_paths_come_from_standard_input_and_results_are_not_inputs(
     ],
 )
 def test_wrong_requests_end_with_one_line(
-    tmp_path, random_checkpoint, arguments: list[str], message: str
+    tmp_path, monkeypatch, capsys, random_checkpoint, arguments: list[str], message: str
 ) -> None:
     make_photos(tmp_path / "photos", 1)
     (tmp_path / "empty").mkdir()
     given = {argument.partition("=")[0] for argument in arguments if "=" in argument}
-    line = command(*arguments, checkpoint=random_checkpoint)
+    line = command(*arguments, checkpoint=random_checkpoint)[1:]
     line = [part for part in line if part in arguments or part.partition("=")[0] not in given]
-    done = run(line, tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", line)
+    assert tool.main() == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1, errors
 
 
 def test_help_names_settings_and_exit_statuses(tmp_path) -> None:

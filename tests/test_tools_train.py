@@ -16,6 +16,8 @@ from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
 from tests.conftest import ROOT
 from tests.test_googlenet import caffe_tensors
+from tools import command_line
+from tools import train as tool
 
 XML = """<annotation>
 <filename>{name}.jpg</filename><size><width>90</width><height>70</height></size>
@@ -91,8 +93,14 @@ def test_a_broken_photo_is_left_out_by_name_and_the_rest_is_trained_on(workplace
         (("out=x", "weights=googlenet.safetensors", "training.train_from=9z"), "train_from='9z'"),
     ],
 )
-def test_wrong_requests_end_with_one_line_and_status_2(workplace, arguments, message) -> None:
-    done = train(workplace, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+def test_wrong_requests_end_with_one_line_and_status_2(
+    workplace, monkeypatch, capsys, arguments, message
+) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "argv", ["train.py", "data.root=voc", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        command_line.run("train", tool.main)
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1, errors
