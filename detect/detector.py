@@ -116,8 +116,9 @@ class Detector:
         network = checkpoint.network.to(device, choose_precision(precision, device))
         network.to(memory_format=torch.channels_last)
         head = checkpoint.head.to(device)
-        # Small batches stay in a CPU's caches and memory; a GPU wants to be filled.
-        batch_size = 16 if device.type == "cpu" else 512
+        # Small batches keep a CPU's memory low at the same speed; a GPU wants to be filled.
+        on_cpu = {"shared": 16, "crops": 8}
+        batch_size = on_cpu[regions] if device.type == "cpu" else 512
         classifier: Classifier
         if regions == "shared":
             trunk = SharedTrunk(network, checkpoint.preprocessing, checkpoint.shared)
