@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from detect.googlenet import PREPROCESSING, GoogLeNet, Preprocessing, load_imagenet
+from detect.googlenet import PREPROCESSING, GoogLeNet, Preprocessing
 from detect.heads import RegionHead, decode_boxes
+from detect.imagenet import load_imagenet
 
 STRIDE = 16  # pixels of the resized image between two points of the map after 4e
 # Centre of the map's first point, in pixels: the ceil-mode pools without padding shift the grid.

@@ -7,6 +7,7 @@ depends on: other settings get another folder.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from detect.classifier import best_precision
 from detect.data.records import Record
 from detect.files import write_atomically
 from detect.images import ImageError, read_image
@@ -49,7 +51,7 @@ class TrainingCache:
 
     Args:
         folder: Parent of the cache; made when absent.
-        trunk: Computes the maps; its stem must not change while the cache is used.
+        trunk: Computes the maps; a copy of it, in the precision in which it will detect.
         proposer: Finds the candidate boxes.
         key: Names the stem's weights and the proposer's settings; part of the folder's name.
     """
@@ -57,10 +59,11 @@ class TrainingCache:
     def __init__(
         self, folder: Path, trunk: SharedTrunk, proposer: Proposer, key: dict[str, Any]
     ) -> None:
-        dtype = str(trunk.network.conv1.conv.weight.dtype)
-        content = json.dumps({**key, "dtype": dtype, **vars(trunk.config)}, sort_keys=True)
+        weight = trunk.network.conv1.conv.weight
+        dtype = best_precision(weight.device)
+        content = json.dumps({**key, "dtype": str(dtype), **vars(trunk.config)}, sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(content.encode()).hexdigest()[:12]
-        self.trunk = trunk
+        self.trunk = copy.deepcopy(trunk).to(dtype)
         self.proposer = proposer
         write_atomically(self.folder / "settings.json", content)
 

@@ -12,10 +12,9 @@ from detect.googlenet import (
     PREPROCESSING,
     GoogLeNet,
     Preprocessing,
-    from_caffe,
-    load_imagenet,
     local_response_norm,
 )
+from detect.imagenet import from_caffe, load_imagenet
 
 
 def caffe_tensors(model: GoogLeNet) -> dict[str, torch.Tensor]:

@@ -52,7 +52,7 @@ def make_trainer(records: list[Record], folder: Path, threads: int = 2) -> Regio
     torch.manual_seed(0)
     shared = SharedTrunkConfig(shorter_side=96, max_side=160)
     trunk = SharedTrunk(GoogLeNet(0).eval(), Preprocessing(), shared)
-    cache = TrainingCache(folder, copy.deepcopy(trunk), SelectiveSearch("fast"), {})
+    cache = TrainingCache(folder, trunk, SelectiveSearch("fast"), {})
     for record in cache.missing(records):
         cache.prepare(record)
     head = RegionHead(2)

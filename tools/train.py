@@ -11,7 +11,6 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 # Before torch loads: idle OpenMP threads must not spin on cores that other threads need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import copy
 from dataclasses import asdict
 
 import hydra
@@ -21,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from detect.allocator import keep_freed_memory
 from detect.checkpoint import Checkpoint, file_digest, save_checkpoint
-from detect.classifier import best_precision
 from detect.config import TrainConfig, register
 from detect.heads import RegionHead
 from detect.shared_trunk import SharedTrunk
@@ -62,10 +60,9 @@ def train(config: DictConfig) -> None:
     trunk = SharedTrunk.from_imagenet(settings.weights, settings.shared).to(device)
     torch.manual_seed(settings.training.seed)
     head = RegionHead(len(class_names)).to(device)
-    frozen = copy.deepcopy(trunk).to(best_precision(device))
     proposer = instantiate(config.proposer, _convert_="all")
     key = {name: recipe[name] for name in ("weights_sha256", "proposer")}
-    cache = TrainingCache(Path(settings.cache), frozen, proposer, key)
+    cache = TrainingCache(Path(settings.cache), trunk, proposer, key)
 
     missing = cache.missing(records)
     gigabytes = cache.expected_bytes(records) / 1e9
