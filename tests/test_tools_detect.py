@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,15 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, random_checkpoint) -> N
     assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "drawn").iterdir()} == drawn
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Give processes started here the default SIGINT; background jobs of a shell ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, random_checkpoint) -> None:
     make_photos(tmp_path / "photos", 30)
     arguments = command("photos", "out=out", checkpoint=random_checkpoint)
