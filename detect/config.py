@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from detect.checkpoint import BUNDLED, file_digest
 from detect.detector import Detector
@@ -28,6 +28,7 @@ from detect.shared_trunk import SharedTrunkConfig
 from detect.training import TrainingConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}  # data=voc chooses a file
 
 
 @dataclass
@@ -78,6 +79,28 @@ class ScoreConfig:
     voc_metric: str = "2010"  # voc: 2010 (area under the curve) or 2007 (11 points)
 
 
+@dataclass
+class ProposeConfig:
+    """Settings of tools/propose.py."""
+
+    out: str = "proposals.npz"  # file of the proposals; skipped.csv lies beside it
+    proposer: Any = MISSING  # fast (R-CNN's, the default), googlenet, quality; proposer.width=500
+    data: Any = None  # in place of PATHs: voc with data.root=FOLDER and data.split=val
+    workers: int = 0  # photos in work at the same time, one core each; 0: one a core
+    overwrite: bool = False  # start again where out= holds proposals of other settings
+
+
+@dataclass
+class RecallConfig:
+    """Settings of tools/propose.py recall."""
+
+    out: str = "recall"  # folder of recall.json and recall.png
+    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=val
+    budgets: list[int] = field(default_factory=lambda: [100, 200, 500, 1000, 2000])  # boxes a photo
+    difficult: bool = True  # whether objects marked difficult count
+    plot_budget: int = 1000  # boxes a photo in the picture of recall over IoU
+
+
 class ConfigError(ValueError):
     """Settings that cannot be used, in one line."""
 
@@ -110,6 +133,7 @@ def _compose(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         config = compose(name)
         # A path may hold what Hydra's grammar has another use for, so it does not go through it.
         texts = {key for key, value in config.items() if value is None or isinstance(value, str)}
+        texts -= GROUPS
         parts = [override.partition("=") for override in overrides]
         config = compose(name, overrides=["".join(p) for p in parts if p[0] not in texts])
     for key, _, value in parts:
@@ -126,18 +150,30 @@ def build_detector(settings: DetectConfig) -> Detector:
     Raises:
         ValueError: If the checkpoint cannot be used or a setting is none of its choices.
     """
-    try:
-        proposer = instantiate(settings.proposer)
-    except InstantiationException as error:
-        raise ConfigError(f"proposer: {error.__cause__ or error}") from error
     return Detector.load(
         settings.checkpoint or BUNDLED,
         regions=settings.regions,
-        proposer=proposer,
+        proposer=build("proposer", settings.proposer),
         merge=settings.merge,
         device=settings.device,
         precision=settings.precision,
     )
+
+
+def build(name: str, chosen: Any) -> Any:
+    """Make what a group's file describes, such as a proposer.
+
+    Args:
+        name: Of the group.
+        chosen: Its settings, with the class or function to call.
+
+    Raises:
+        ConfigError: If that refuses the settings.
+    """
+    try:
+        return instantiate(chosen, _convert_="all")
+    except InstantiationException as error:
+        raise ConfigError(f"{name}: {error.__cause__ or error}") from error
 
 
 def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +199,11 @@ def check_keys(name: str, overrides: Sequence[str]) -> None:
         ConfigError: If a key is unknown.
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        known = _keys(OmegaConf.to_container(compose(name)))
+        try:  # what else there is to set depends on what is chosen
+            config = compose(name, overrides=_choices(overrides))
+            known = list(_keys(OmegaConf.to_container(config)))
+        except HydraException:  # a wrong choice, which composing explains
+            return
     for override in overrides:
         key = override.partition("=")[0]
         if key in known or key.startswith(("+", "~", "hydra.", "hydra/")):
@@ -176,25 +216,34 @@ def check_keys(name: str, overrides: Sequence[str]) -> None:
 
 def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
     """Find the override that is at fault, and say why in one line."""
-    for override in overrides:
+    choices = _choices(overrides)
+    for override in [*choices, *(o for o in overrides if o not in choices)]:
+        tried = [override] if override in choices else [*choices, override]
         try:
-            check_keys(name, [override])
-            _compose(name, [override])
+            check_keys(name, tried)
+            _compose(name, tried)
         except ConfigError as cause:
             return str(cause)
+        except MissingMandatoryValue:  # another override may give it
+            continue
         except _ERRORS as cause:
             text = str(cause.__cause__ or cause).split("full_key")[0].split("See https:")[0]
             return f"{override}: {' '.join(text.split())}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"set {error.full_key}=...; --help explains"
     return " ".join(str(error).split())
 
 
-def _keys(config: Any, prefix: str = "") -> list[str]:
-    keys = []
+def _choices(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that choose a file of a group, such as ``data=voc``."""
+    return [override for override in overrides if override.partition("=")[0] in GROUPS]
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
     for key, value in config.items():
-        keys.append(f"{prefix}{key}")
+        yield f"{prefix}{key}"
         if isinstance(value, dict):
-            keys += _keys(value, f"{prefix}{key}.")
-    return keys
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -239,6 +288,8 @@ def _describe(settings: type, prefix: str = "") -> list[tuple[str, str]]:
             rows += _describe(kind, f"{prefix}{name}.")
         else:
             default, comment = written[name]
+            if default.startswith("field("):
+                default = str(getattr(settings(), name)).replace(" ", "")
             rows.append((f"{prefix}{name}={shown.get(default, default)}", comment))
     return rows
 
@@ -249,5 +300,7 @@ def register() -> None:
     store.store(name="detect_schema", node=DetectConfig)
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="score_schema", node=ScoreConfig)
+    store.store(name="propose_schema", node=ProposeConfig)
+    store.store(name="recall_schema", node=RecallConfig)
     store.store(group="hydra/help", name="train_help", node=settings_help(TrainConfig))
     store.store(group="hydra/help", name="score_help", node=settings_help(ScoreConfig))

@@ -1,0 +1,95 @@
+"""Propose boxes for photos or a data set, and measure how well they cover its objects.
+
+usage: python tools/propose.py PATH... [key=value ...]
+       python tools/propose.py data=voc data.root=FOLDER data.split=val [key=value ...]
+       python tools/propose.py recall FILE... data=voc data.root=FOLDER [key=value ...]
+
+PATH: photos, folders, globs, or - for a list on standard input. FILE: what this tool wrote; several
+are compared. The same command goes on where an interrupted one stopped. Exit status: 0 done,
+1 some inputs were skipped (skipped.csv names them), 2 the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+# Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# Before torch loads: idle OpenMP threads must not spin on cores that other threads need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from detect import config, proposing, recall_report
+from detect.images import find_images
+from detect.results import write_skipped
+from proposals.compute import compute_proposals
+from proposals.working_file import FileBusy
+from tools.progress import progress
+
+
+def propose(paths: list[str], overrides: list[str]) -> int:
+    """Compute the file of proposals and print the summary; return the exit status."""
+    start = time.perf_counter()
+    settings, _ = config.load_config("propose", overrides)
+    if bool(paths) == bool(settings.data):
+        raise ValueError("give either PATHs or data=...")
+    records = config.build("data", settings.data) if settings.data else []
+    sources = proposing.photo_sources(find_images(paths) + proposing.record_images(records))
+    if not sources:
+        raise ValueError(f"{' '.join(paths)}: no photo there")
+    out = Path(settings.out)
+    with progress(len(sources), "photos") as bar:
+        outcome = compute_proposals(
+            sources,
+            config.build("proposer", settings.proposer),
+            out,
+            workers=settings.workers or os.cpu_count() or 1,
+            overwrite=settings.overwrite,
+            on_progress=bar.update,
+        )
+    write_skipped(out.with_name("skipped.csv"), outcome.skipped)
+    print(proposing.summarise(outcome, time.perf_counter() - start, out))
+    return 1 if outcome.skipped else 0
+
+
+def measure(paths: list[str], overrides: list[str]) -> int:
+    """Measure files of proposals, print the table and write it; return the exit status."""
+    settings, plain = config.load_config("recall", overrides)
+    files = recall_report.open_files(paths)
+    report = recall_report.measure_recall(
+        files,
+        config.build("data", settings.data),
+        budgets=settings.budgets,
+        difficult=settings.difficult,
+        plot_budget=settings.plot_budget,
+    )
+    recall_report.write_recall_report(Path(settings.out), report, plain)
+    print(recall_report.format_table(report))
+    print(f"\nwritten to {settings.out}: recall.json, recall.png")
+    return 0
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        helps = [config.ProposeConfig, config.RecallConfig]
+        print(__doc__, *(config.settings_help(c)["template"] for c in helps), sep="\n")
+        return 0 if arguments else 2
+    config.register()
+    try:
+        if arguments[0] == "recall":
+            return measure(*config.split_arguments(arguments[1:]))
+        return propose(*config.split_arguments(arguments))
+    except (ValueError, OSError, FileBusy) as error:
+        print(f"propose: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
