@@ -132,8 +132,7 @@ def _compose(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(name)
         # A path may hold what Hydra's grammar has another use for, so it does not go through it.
-        texts = {key for key, value in config.items() if value is None or isinstance(value, str)}
-        texts -= GROUPS
+        texts = {k for k, v in config.items() if v is None or isinstance(v, str)} - GROUPS
         parts = [override.partition("=") for override in overrides]
         config = compose(name, overrides=["".join(p) for p in parts if p[0] not in texts])
     for key, _, value in parts:
@@ -161,14 +160,10 @@ def build_detector(settings: DetectConfig) -> Detector:
 
 
 def build(name: str, chosen: Any) -> Any:
-    """Make what a group's file describes, such as a proposer.
-
-    Args:
-        name: Of the group.
-        chosen: Its settings, with the class or function to call.
+    """Make what a chosen file of a group describes, such as a proposer.
 
     Raises:
-        ConfigError: If that refuses the settings.
+        ConfigError: If the class or function that it names refuses the settings.
     """
     try:
         return instantiate(chosen, _convert_="all")
@@ -200,8 +195,7 @@ def check_keys(name: str, overrides: Sequence[str]) -> None:
     """
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:  # what else there is to set depends on what is chosen
-            config = compose(name, overrides=_choices(overrides))
-            known = list(_keys(OmegaConf.to_container(config)))
+            known = list(_keys(OmegaConf.to_container(compose(name, _choices(overrides)))))
         except HydraException:  # a wrong choice, which composing explains
             return
     for override in overrides:

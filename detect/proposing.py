@@ -3,56 +3,70 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from detect.data.records import Record
-from detect.images import ImageError, ImageSource, is_video, open_regular, read_image
+from detect.images import (
+    ImageError,
+    ImageSource,
+    find_images,
+    is_video,
+    open_regular,
+    printable,
+    read_image,
+)
 from proposals.compute import PhotoSource, ProposalOutcome, UnreadableError
 
 
-def photo_sources(images: Iterable[ImageSource]) -> list[PhotoSource]:
-    """Say how photos are read and told from each other."""
+def photo_sources(paths: Sequence[str], records: Sequence[Record] | None) -> list[PhotoSource]:
+    """List photos from paths, or those of a data set under their names in it.
+
+    Args:
+        paths: Files, folders, globs, or ``-`` for a list on standard input.
+        records: The data set, in place of paths.
+
+    Raises:
+        ValueError: If both are given or neither, there is no photo, or the data set's are not at
+            hand.
+        FileNotFoundError: If a path does not exist.
+    """
+    if bool(paths) == (records is not None):
+        raise ValueError("give either PATHs or data=...; --help explains")
+    images = find_images(paths) if records is None else _record_images(records)
+    if not images:
+        raise ValueError(f"{' '.join(paths)}: no photo there")
     return [
         PhotoSource(image.name, partial(_digest, image.path), partial(_load, image.path))
         for image in images
     ]
 
 
-def record_images(records: Sequence[Record]) -> list[ImageSource]:
-    """List the photos of a data set, under their names in it.
-
-    Raises:
-        ValueError: If the data set's photos are not at hand.
-    """
-    images = [ImageSource(record.path, record.name) for record in records if record.path]
-    if len(images) < len(records):
-        raise ValueError("the data set has annotations without photos: give PATHs instead")
-    return images
-
-
-def summarise(outcome: ProposalOutcome, seconds: float, out: Path) -> str:
-    """Return the closing lines of a run.
-
-    Args:
-        outcome: What it did.
-        seconds: From start to end.
-        out: The file of the proposals.
-    """
+def summarise(outcome: ProposalOutcome, out: Path) -> str:
+    """Return the closing lines of a run that wrote the file ``out``."""
     done, computed = outcome.num_photos, outcome.num_computed
     line = f"{done} photos ({done - computed} done before), {outcome.num_boxes} boxes"
     if done:
         line += f" ({outcome.num_boxes / done:.0f} a photo)"
-    line += f", {len(outcome.skipped)} skipped, {seconds:.1f} s"
+    line += f", {len(outcome.skipped)} skipped, {outcome.seconds:.1f} s"
     if computed:
-        line += f", {seconds / computed:.3f} s a photo"
+        line += f", {outcome.seconds / computed:.3f} s a photo"
     lines = [line, *(f"  skipped {name}: {why}" for name, why in outcome.skipped[:5])]
     if len(outcome.skipped) > 5:
-        lines.append(f"  and {len(outcome.skipped) - 5} more, see {out.with_name('skipped.csv')}")
-    return "\n".join([*lines, f"proposals: {out}"])
+        lines.append(
+            f"  and {len(outcome.skipped) - 5} more, see {printable(out.with_name('skipped.csv'))}"
+        )
+    return "\n".join([*lines, f"proposals: {printable(out)}"])
+
+
+def _record_images(records: Sequence[Record]) -> list[ImageSource]:
+    images = [ImageSource(record.path, record.name) for record in records if record.path]
+    if len(images) < len(records):
+        raise ValueError("the data set has annotations without photos: give PATHs instead")
+    return images
 
 
 def _digest(path: Path) -> str:

@@ -13,10 +13,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from torch import Tensor
 
 from detect.data.records import Record
 from detect.files import write_atomically
+from detect.images import printable
 from detect.results import list_names
 from proposals.recall import (
     average_best_overlap,
@@ -133,7 +135,7 @@ def measure_recall(
             for step, overlaps in zip(steps, columns[:-1], strict=True)
         ]
         curve = tuple(recall(columns[-1], THRESHOLDS).tolist())
-        found.append(FileRecall(name, str(file.path), file.settings, tuple(rows), curve))
+        found.append(FileRecall(name, printable(file.path), file.settings, tuple(rows), curve))
     return RecallReport(len(records), len(labels), difficult, plot_budget, tuple(found))
 
 
@@ -146,9 +148,9 @@ def open_files(paths: Sequence[str]) -> dict[str, ProposalFile]:
     """
     if not paths:
         raise ValueError("no FILE given: name files that tools/propose.py wrote")
-    stems = [Path(path).stem for path in paths]
+    stems = [printable(Path(path).stem) for path in paths]
     names = [
-        stem if stems.count(stem) == 1 else str(Path(path).with_suffix(""))
+        stem if stems.count(stem) == 1 else printable(Path(path).with_suffix(""))
         for stem, path in zip(stems, paths, strict=True)
     ]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -248,33 +250,46 @@ def _measure(budget: int | None, overlaps: Tensor, labels: Tensor, counts: Tenso
 
 def _draw(report: RecallReport) -> bytes:
     """Draw the report as PNG: recall and average recall over budgets, recall over IoU."""
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    figure = Figure(figsize=(13, 4.9), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
+    at_half, average, over_iou = figure.subplots(1, 3)
     for number, file in enumerate(report.files):
         style = {
             "color": _COLOURS[number % len(_COLOURS)],
             "linestyle": _DASHES[number % len(_DASHES)],
         }
         boxes = [row.boxes for row in file.budgets]
-        for panel, measure in zip(panels, ("recall_50", "average_recall"), strict=False):
+        for panel, measure in ((at_half, "recall_50"), (average, "average_recall")):
             values = [getattr(row, measure) for row in file.budgets]
-            panel.plot(boxes, values, marker="o", markersize=4, label=file.name, **style)
-        panels[2].plot(THRESHOLDS, file.curve, **style)
-    titles = ("recall at IoU 0.5", "average recall, IoU 0.5 to 0.95")
-    for panel, title in zip(panels, titles, strict=False):
-        _label(panel, title, "proposals a photo (mean)")
+            panel.plot(boxes, values, marker="o", markersize=4, label=_legend(file.name), **style)
+            panel.plot(boxes[-1:], values[-1:], "o", markersize=8, mfc="none", color=style["color"])
+        over_iou.plot(THRESHOLDS, file.curve, **style)
+    _label(at_half, "recall at IoU 0.5", "proposals a photo, mean (circle: all)")
+    _label(average, "average recall, IoU 0.5 to 0.95", "proposals a photo, mean (circle: all)")
+    _label(over_iou, f"recall, first {report.plot_budget:,} proposals", "IoU")
+    for panel in (at_half, average):
         panel.set_xscale("log")
-    _label(panels[2], f"recall, first {report.plot_budget} proposals", "IoU")
-    panels[2].set_xlim(0.5, 1)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        panel.xaxis.set_minor_locator(NullLocator())
+    over_iou.set_xlim(0.5, 1)
+    figure.suptitle(f"{report.num_photos:,} photos, {report.num_objects:,} objects", fontsize=11)
+    columns = max(1, min(4, 120 // max(len(file.name) for file in report.files)))
+    handles, names = at_half.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     return picture.getvalue()
+
+
+def _legend(name: str) -> str:
+    """Write a name so that matplotlib neither leaves it out for ``_`` nor sets it as a formula."""
+    return " " + name.replace("$", r"\$")
 
 
 def _label(panel: Axes, title: str, x_label: str) -> None:
     panel.set_title(title)
     panel.set_xlabel(x_label)
     panel.set_ylim(0, 1)
+    panel.set_yticks([i / 10 for i in range(11)])
     panel.grid(alpha=0.3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,12 +54,14 @@ class ProposalOutcome:
         num_photos: In the file.
         num_boxes: Of all photos together.
         num_computed: Photos that were not in the file before.
+        seconds: From start to end.
         skipped: Name and reason of every photo that could not be used.
     """
 
     num_photos: int = 0
     num_boxes: int = 0
     num_computed: int = 0
+    seconds: float = 0.0
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -95,6 +98,7 @@ def compute_proposals(
         ValueError: If two photos have the same name, ``workers`` is no positive number or more
             than one while the proposer has threads of its own, or the file is no file of proposals.
     """
+    start = time.perf_counter()
     path = Path(path)
     _check_request(sources, proposer, workers)
     settings = dict(proposer_settings(proposer) if settings is None else settings)
@@ -115,6 +119,7 @@ def compute_proposals(
             boxes = (_stored_boxes(photo, working, finished) for photo in photos)
             write_proposal_file(path, settings, photos, boxes)
         working.remove()
+    outcome.seconds = time.perf_counter() - start
     outcome.num_photos = len(photos)
     outcome.num_boxes = sum(photo.num_boxes for photo in photos)
     return outcome

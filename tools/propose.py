@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 # Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
@@ -21,8 +20,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 # Before torch loads: idle OpenMP threads must not spin on cores that other threads need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from detect import config, proposing, recall_report
-from detect.images import find_images
+from detect import config, proposing
+from detect.recall_report import format_table, measure_recall, open_files, write_recall_report
 from detect.results import write_skipped
 from proposals.compute import compute_proposals
 from proposals.working_file import FileBusy
@@ -31,43 +30,28 @@ from tools.progress import progress
 
 def propose(paths: list[str], overrides: list[str]) -> int:
     """Compute the file of proposals and print the summary; return the exit status."""
-    start = time.perf_counter()
     settings, _ = config.load_config("propose", overrides)
-    if bool(paths) == bool(settings.data):
-        raise ValueError("give either PATHs or data=...")
-    records = config.build("data", settings.data) if settings.data else []
-    sources = proposing.photo_sources(find_images(paths) + proposing.record_images(records))
-    if not sources:
-        raise ValueError(f"{' '.join(paths)}: no photo there")
-    out = Path(settings.out)
+    out, workers = Path(settings.out), settings.workers or os.cpu_count() or 1
+    records = settings.data and config.build("data", settings.data)
+    sources = proposing.photo_sources(paths, records)
+    proposer, again = config.build("proposer", settings.proposer), settings.overwrite
     with progress(len(sources), "photos") as bar:
         outcome = compute_proposals(
-            sources,
-            config.build("proposer", settings.proposer),
-            out,
-            workers=settings.workers or os.cpu_count() or 1,
-            overwrite=settings.overwrite,
-            on_progress=bar.update,
+            sources, proposer, out, overwrite=again, workers=workers, on_progress=bar.update
         )
     write_skipped(out.with_name("skipped.csv"), outcome.skipped)
-    print(proposing.summarise(outcome, time.perf_counter() - start, out))
+    print(proposing.summarise(outcome, out))
     return 1 if outcome.skipped else 0
 
 
-def measure(paths: list[str], overrides: list[str]) -> int:
+def recall(paths: list[str], overrides: list[str]) -> int:
     """Measure files of proposals, print the table and write it; return the exit status."""
     settings, plain = config.load_config("recall", overrides)
-    files = recall_report.open_files(paths)
-    report = recall_report.measure_recall(
-        files,
-        config.build("data", settings.data),
-        budgets=settings.budgets,
-        difficult=settings.difficult,
-        plot_budget=settings.plot_budget,
-    )
-    recall_report.write_recall_report(Path(settings.out), report, plain)
-    print(recall_report.format_table(report))
-    print(f"\nwritten to {settings.out}: recall.json, recall.png")
+    files, records = open_files(paths), config.build("data", settings.data)
+    rules = {name: plain[name] for name in ("budgets", "difficult", "plot_budget")}
+    report = measure_recall(files, records, **rules)
+    write_recall_report(Path(settings.out), report, plain)
+    print(f"{format_table(report)}\n\nwritten to {settings.out}: recall.json, recall.png")
     return 0
 
 
@@ -75,14 +59,15 @@ def main() -> int:
     """Run the command line; return the exit status."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
-        helps = [config.ProposeConfig, config.RecallConfig]
+        helps = (config.ProposeConfig, config.RecallConfig)
         print(__doc__, *(config.settings_help(c)["template"] for c in helps), sep="\n")
         return 0 if arguments else 2
     config.register()
     try:
-        if arguments[0] == "recall":
-            return measure(*config.split_arguments(arguments[1:]))
-        return propose(*config.split_arguments(arguments))
+        command, given = (
+            (recall, arguments[1:]) if arguments[0] == "recall" else (propose, arguments)
+        )
+        return command(*config.split_arguments(given))
     except (ValueError, OSError, FileBusy) as error:
         print(f"propose: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
