@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -258,7 +259,7 @@ def _draw(report: RecallReport) -> bytes:
             "color": _COLOURS[number % len(_COLOURS)],
             "linestyle": _DASHES[number % len(_DASHES)],
         }
-        boxes = [row.boxes for row in file.budgets]
+        boxes = [max(row.boxes, 1) for row in file.budgets]  # the axis has no place for 0
         for panel, measure in ((at_half, "recall_50"), (average, "average_recall")):
             values = [getattr(row, measure) for row in file.budgets]
             panel.plot(boxes, values, marker="o", markersize=4, label=_legend(file.name), **style)
@@ -278,7 +279,9 @@ def _draw(report: RecallReport) -> bytes:
     handles, names = at_half.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name: drawn as a box
+        figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     return picture.getvalue()
 
 

@@ -7,6 +7,8 @@ from detect.config import (
     CONFIGS,
     ConfigError,
     DetectConfig,
+    ProposeConfig,
+    RecallConfig,
     ScoreConfig,
     TrainConfig,
     load_config,
@@ -75,7 +77,9 @@ def test_paths_are_told_from_overrides(tmp_path, monkeypatch) -> None:
     assert split_arguments([]) == ([], [])
 
 
-@pytest.mark.parametrize("settings", [DetectConfig, TrainConfig, ScoreConfig])
+@pytest.mark.parametrize(
+    "settings", [DetectConfig, TrainConfig, ScoreConfig, ProposeConfig, RecallConfig]
+)
 def test_help_shows_every_setting_with_its_comment(settings: type) -> None:
     text = settings_help(settings)["template"]
     for line in text.splitlines():
@@ -83,6 +87,33 @@ def test_help_shows_every_setting_with_its_comment(settings: type) -> None:
             name, comment = line.split(maxsplit=1)
             assert len(comment) > 5, name
     assert "out=" in text
+
+
+@pytest.mark.parametrize("tool", ["propose", "recall"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml")))
+def test_every_data_set_can_be_chosen_and_its_settings_given(tool: str, name: str) -> None:
+    settings, _ = load_config(tool, [f"data={name}", "data.root=here", "data.split=mine"])
+    assert (settings.data["root"], settings.data["split"]) == ("here", "mine")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=voc"], "set data.root=...; --help explains"),
+        (["data.root=x", "data=voc", "data.spilt=y"], "did you mean data.split"),
+        (["data.root=x", "data=coc"], "data=coc: "),
+        (["data.root=x"], "no setting 'data.root'"),
+        (["data=voc", "data.root=x", "workers=y"], "workers=y: "),
+    ],
+)
+def test_what_there_is_to_set_depends_on_what_is_chosen(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("propose", overrides)
+    assert message in str(caught.value)
+
+
+def test_lists_are_shown_in_the_help_as_they_are_given() -> None:
+    assert "budgets=[100,200,500,1000,2000]" in settings_help(RecallConfig)["template"]
 
 
 def test_settings_are_written_as_yaml(tmp_path) -> None:
