@@ -147,10 +147,10 @@ class WorkingFile:
         header = _MAGIC + json.dumps(settings, sort_keys=True).encode() + b"\n"
         has_records = self._file.seek(0, os.SEEK_END) > len(line)
         if line != header and not overwrite:
-            _check_kind(line, self.path)
+            theirs = _read_header(line, self.path)
             if has_records:
-                check_settings(self.path, json.loads(line[len(_MAGIC) :]), settings)
-        if line != header:
+                check_settings(self.path, theirs, settings)
+        if not has_records or (line != header and overwrite):
             os.ftruncate(self._file.fileno(), 0)
             self._write(header)
             return
@@ -201,16 +201,22 @@ def check_settings(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any
         )
 
 
-def _check_kind(line: bytes, path: Path) -> None:
-    """Check the first line, which may be empty or torn.
+def _read_header(line: bytes, path: Path) -> dict[str, Any]:
+    """Return the settings in the first line; none where it is empty or torn.
 
     Raises:
         ValueError: If the file was made by something else.
     """
-    if not (line.startswith(_MAGIC) or _MAGIC.startswith(line)):
-        raise ValueError(
-            f"{path} is in the way, and no proposals in work: move it, or choose another out="
-        )
+    if _MAGIC.startswith(line) or (line.startswith(_MAGIC) and not line.endswith(b"\n")):
+        return {}
+    try:
+        if line.startswith(_MAGIC):
+            return dict(json.loads(line.removeprefix(_MAGIC)))
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{path} is in the way, and no proposals in work: move it, or choose another out="
+    )
 
 
 def _open_locked(path: Path) -> FileIO:

@@ -267,15 +267,20 @@ def test_other_settings_are_refused_with_their_difference(tmp_path: Path) -> Non
         assert list(working.photos) == ["a"]
     with WorkingFile.open(tmp_path / "w", {**SETTINGS, "scales": ((1, 2),)}) as working:
         assert list(working.photos) == ["a"], "a tuple is a list"
+    with WorkingFile.open(tmp_path / "w", {**SETTINGS, "width": 500.0}) as working:
+        assert list(working.photos) == ["a"], "500.0 is 500"
     with WorkingFile.open(tmp_path / "w", other, overwrite=True) as working:
         assert not working.photos
 
 
-def test_a_foreign_file_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(b"my notes\n")
+@pytest.mark.parametrize(
+    "content", [b"\n", b"my notes\n", b"x", b"proposals in work, version 1: {\nx"]
+)
+def test_a_foreign_file_is_not_touched(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w").write_bytes(content)
     with pytest.raises(ValueError, match="in the way"):
         WorkingFile.open(tmp_path / "w", SETTINGS)
-    assert (tmp_path / "w").read_bytes() == b"my notes\n"
+    assert (tmp_path / "w").read_bytes() == content
 
 
 # Computing
