@@ -2,131 +2,294 @@
 
 from __future__ import annotations
 
-import heapq
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from proposals.similarity import COLOURS, TEXTURES, Regions, normalise, similarity
+from proposals.similarity import (
+    Pairs,
+    Regions,
+    colour_similarity,
+    normalise,
+    shape_similarity,
+    texture_similarity,
+)
+
+
+class Neighbours(NamedTuple):
+    """The pairs of regions that touch.
+
+    Attributes:
+        pairs: Each pair once, the smaller number first, int64 ``[E, 2]``.
+        lengths: Pixel edges between the two, int32 ``[E]``.
+        contrasts: Sum of the weights of these edges, int64 ``[E]``.
+    """
+
+    pairs: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    contrasts: NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True)
-def find_neighbours(labels: NDArray[np.int32], num_regions: int) -> NDArray[np.int64]:
-    """Find the pairs of regions that touch (4-connected).
+def find_neighbours(
+    labels: NDArray[np.int32], num_regions: int, weights: NDArray[np.uint16]
+) -> Neighbours:
+    """Find the pairs of regions that touch and how sharply they are divided.
 
     Args:
-        labels: Region of each pixel, every region connected, ``[H, W]``.
+        labels: Region of each pixel, ``[H, W]``.
         num_regions: ``R``, one more than the largest label.
-
-    Returns:
-        Each pair once, the smaller number first, ``[E, 2]``.
+        weights: The ``edge_weights`` of the image, ``[H, W, D]``.
     """
-    height, width = labels.shape
-    # Connected regions of a plane have less than 3 R pairs: the hash table stays half empty.
-    pairs = np.empty((3 * num_regions, 2), dtype=np.int64)
+    # Connected regions of a plane have less than 3 R pairs. Crossing diagonals may make more.
     capacity = 8
     while capacity < 6 * num_regions:
         capacity *= 2
-    table = np.full(capacity, -1, dtype=np.int64)
+    while True:
+        neighbours = _gather_pairs(labels, weights, capacity)
+        if 2 * len(neighbours.pairs) < capacity:
+            return neighbours
+        capacity *= 2
+
+
+@njit(cache=True, nogil=True)
+def _gather_pairs(
+    labels: NDArray[np.int32], weights: NDArray[np.uint16], capacity: int
+) -> Neighbours:
+    """Find up to ``capacity / 2`` pairs; that many mean that there may be more."""
+    height, width = labels.shape
+    table = np.full(capacity, -1, dtype=np.int32)
+    pairs = np.empty((capacity // 2, 2), dtype=np.int64)
+    lengths = np.zeros(capacity // 2, dtype=np.int32)
+    contrasts = np.zeros(capacity // 2, dtype=np.int64)
     count = 0
     for y in range(height):
+        below = min(y + 1, height - 1)
         for x in range(width):
+            right = min(x + 1, width - 1)
             here = labels[y, x]
-            right = labels[y, min(x + 1, width - 1)]
-            below = labels[min(y + 1, height - 1), x]
-            for there in (right, below):
+            for direction in range(weights.shape[2]):
+                if direction == 0:
+                    there = labels[y, right]
+                elif direction == 1:
+                    there = labels[below, x]
+                elif direction == 2:
+                    there = labels[below, right] if below > y and right > x else here
+                else:
+                    there = labels[below, x - 1] if below > y and x > 0 else here
                 if there != here:
                     a, b = min(here, there), max(here, there)
-                    if _insert(table, np.int64(a) * num_regions + b):
-                        pairs[count, 0] = a
-                        pairs[count, 1] = b
-                        count += 1
-    return pairs[:count]
+                    pair = _find_pair(table, pairs, count, a, b)
+                    count = max(count, pair + 1)
+                    lengths[pair] += 1
+                    contrasts[pair] += weights[y, x, direction]
+                    if count == len(pairs):
+                        return Neighbours(pairs, lengths, contrasts)
+    return Neighbours(pairs[:count], lengths[:count], contrasts[:count])
 
 
 @njit(cache=True, nogil=True)
-def _insert(table: NDArray[np.int64], key: int) -> bool:
-    """Put a key into an open hash table whose size is a power of two; tell if it was new."""
-    slot = (key * 0x9E3779B1 >> 12) & (table.size - 1)
+def _find_pair(
+    table: NDArray[np.int32], pairs: NDArray[np.int64], count: int, a: int, b: int
+) -> int:
+    """Return the number of a pair, the next one if it is new.
+
+    The table is an open hash table of pair numbers whose size is a power of two.
+    """
+    slot = ((np.int64(a) * 0x9E3779B1 + np.int64(b)) * 0x9E3779B1 >> 12) & (table.size - 1)
     while table[slot] != -1:
-        if table[slot] == key:
-            return False
+        pair = table[slot]
+        if pairs[pair, 0] == a and pairs[pair, 1] == b:
+            return int(pair)
         slot = (slot + 1) & (table.size - 1)
-    table[slot] = key
-    return True
+    table[slot] = count
+    pairs[count, 0] = a
+    pairs[count, 1] = b
+    return count
+
+
+class Hierarchy(NamedTuple):
+    """A tree of regions: the ``R`` given ones, then ``R - 1`` unions in the order they were made.
+
+    Attributes:
+        boxes: Half-open ``xyxy`` pixels, int32 ``[2 R - 1, 4]``.
+        sizes: Pixels, int64 ``[2 R - 1]``.
+        parents: The union that each region went into, -1 for the last, int32 ``[2 R - 1]``.
+        similarities: Of the two parts of each union, 0 for given regions, float64 ``[2 R - 1]``.
+    """
+
+    boxes: NDArray[np.int32]
+    sizes: NDArray[np.int64]
+    parents: NDArray[np.int32]
+    similarities: NDArray[np.float64]
+
+
+class _Graph(NamedTuple):
+    """Who touches whom: a pair has two cells, ``c`` and ``c ^ 1``, in the chains of either region.
+
+    Attributes:
+        first: First cell of each region's chain, -1 if empty.
+        following: Next cell of the chain, -1 after the last.
+        neighbour: The other region of the pair, -1 once the cell is void.
+        score: Similarity; kept in the chain of the region with the smaller number.
+    """
+
+    first: NDArray[np.int32]
+    following: NDArray[np.int32]
+    neighbour: NDArray[np.int32]
+    score: NDArray[np.float64]
+
+
+class _Best(NamedTuple):
+    """The best pair of each region with a larger number, and the best of each block of regions."""
+
+    score: NDArray[np.float64]  # -inf: none
+    partner: NDArray[np.int32]
+    block: NDArray[np.float64]
+
+
+_BLOCK = 64  # regions
 
 
 @njit(cache=True, nogil=True)
-def _current(parent: NDArray[np.int64], region: int) -> int:
-    """Return the region that this one is a part of by now, shortening the way to it."""
-    while parent[region] != region:
-        parent[region] = parent[parent[region]]
-        region = parent[region]
-    return region
-
-
-@njit(cache=True, nogil=True)
-def _link(
-    pairs: NDArray[np.int64], num_nodes: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """Chain the neighbours of each region: its first and last cell; of a cell, next and region."""
+def _link(pairs: NDArray[np.int64], scores: NDArray[np.float64], num_nodes: int) -> _Graph:
+    """Chain the neighbours of each region."""
     first = np.full(num_nodes, -1, dtype=np.int32)
-    last = np.full(num_nodes, -1, dtype=np.int32)
-    following = np.full(2 * len(pairs), -1, dtype=np.int32)
-    neighbour = np.empty(2 * len(pairs), dtype=np.int64)
+    following = np.empty(2 * len(pairs), dtype=np.int32)
+    neighbour = np.empty(2 * len(pairs), dtype=np.int32)
+    score = np.empty(2 * len(pairs))
     for cell in range(2 * len(pairs)):
         region = pairs[cell // 2, cell % 2]
         neighbour[cell] = pairs[cell // 2, 1 - cell % 2]
+        score[cell] = scores[cell // 2]
         following[cell] = first[region]
-        if first[region] == -1:
-            last[region] = cell
         first[region] = cell
-    return first, last, following, neighbour
+    return _Graph(first, following, neighbour, score)
 
 
 @njit(cache=True, nogil=True)
-def _join(
-    a: int,
-    b: int,
-    new: int,
-    nodes: Regions,
-    colour: NDArray[np.uint16],
-    texture: NDArray[np.uint16],
-    weights: NDArray[np.float64],
-) -> None:
-    """Measure the union of two regions; histograms only where a weight asks for them."""
-    nodes.sizes[new] = nodes.sizes[a] + nodes.sizes[b]
-    for side in range(2):
-        nodes.boxes[new, side] = min(nodes.boxes[a, side], nodes.boxes[b, side])
-        nodes.boxes[new, side + 2] = max(nodes.boxes[a, side + 2], nodes.boxes[b, side + 2])
-    if weights[0] > 0:
-        nodes.colour[new] = nodes.colour[a] + nodes.colour[b]
-        normalise(nodes.colour[new], nodes.sizes[new], colour[new])
-    if weights[1] > 0:
-        nodes.texture[new] = nodes.texture[a] + nodes.texture[b]
-        normalise(nodes.texture[new], nodes.sizes[new], texture[new])
+def _set_best(best: _Best, region: int, score: float, partner: int) -> None:
+    """Note a region's best pair, and that of its block."""
+    before = best.score[region]
+    best.score[region] = score
+    best.partner[region] = partner
+    block = region // _BLOCK
+    if score >= best.block[block]:
+        best.block[block] = score
+    elif before == best.block[block]:
+        best.block[block] = best.score[block * _BLOCK : (block + 1) * _BLOCK].max()
 
 
 @njit(cache=True, nogil=True)
-def _make_room(regions: Regions, num_nodes: int) -> Regions:
-    """Copy regions to the head of longer arrays."""
-    count = len(regions.sizes)
-    sizes = np.empty(num_nodes, dtype=np.int64)
-    boxes = np.empty((num_nodes, 4), dtype=np.int32)
-    colour = np.empty((num_nodes, COLOURS), dtype=np.int32)
-    texture = np.empty((num_nodes, TEXTURES), dtype=np.int32)
-    sizes[:count] = regions.sizes
-    boxes[:count] = regions.boxes
-    colour[:count] = regions.colour
-    texture[:count] = regions.texture
-    return Regions(sizes, boxes, colour, texture)
+def _search_best(graph: _Graph, best: _Best, region: int) -> None:
+    """Find a region's best pair among its neighbours, dropping void cells from its chain.
+
+    Of equal pairs the one with the smallest number counts.
+    """
+    top, partner = -np.inf, -1
+    previous, cell = -1, graph.first[region]
+    while cell != -1:
+        other = graph.neighbour[cell]
+        if other == -1:
+            if previous == -1:
+                graph.first[region] = graph.following[cell]
+            else:
+                graph.following[previous] = graph.following[cell]
+        else:
+            previous = cell
+            score = graph.score[cell]
+            if other > region and (score > top or (score == top and other < partner)):
+                top, partner = score, other
+        cell = graph.following[cell]
+    _set_best(best, region, top, partner)
 
 
 @njit(cache=True, nogil=True)
-def group(
-    regions: Regions, pairs: NDArray[np.int64], weights: NDArray[np.float64]
-) -> NDArray[np.int32]:
+def _argmax(best: _Best) -> int:
+    """Return the first region whose best pair is the best of all."""
+    block = np.argmax(best.block)
+    start = block * _BLOCK
+    return int(start + np.argmax(best.score[start : start + _BLOCK]))
+
+
+@njit(cache=True, nogil=True)
+def _inherit(graph: _Graph, a: int, b: int, new: int, met: NDArray[np.int32]) -> None:
+    """Give the neighbours of two joined regions to their union, each once."""
+    last = -1
+    part, cell = a, graph.first[a]
+    while True:
+        if cell == -1:
+            if part == b:
+                break
+            part, cell = b, graph.first[b]
+            continue
+        following = graph.following[cell]
+        other = graph.neighbour[cell]
+        if other in (a, b) or (other != -1 and met[other] == new):
+            graph.neighbour[cell] = -1
+            graph.neighbour[cell ^ 1] = -1
+        elif other != -1:
+            met[other] = new
+            graph.neighbour[cell ^ 1] = new
+            if last == -1:
+                graph.first[new] = cell
+            else:
+                graph.following[last] = cell
+            last = cell
+        cell = following
+    if last != -1:
+        graph.following[last] = -1
+
+
+class _Histograms(NamedTuple):
+    """One kind of histogram of the given regions and of their unions."""
+
+    counts: NDArray[np.int32]  # [R, bins]
+    shares: NDArray[np.uint16]  # [R, bins]
+    union_counts: NDArray[np.int32]  # [R - 1, bins]
+    union_shares: NDArray[np.uint16]  # [R - 1, bins]
+
+
+@njit(cache=True, nogil=True)
+def _make_histograms(
+    counts: NDArray[np.int32], sizes: NDArray[np.int64], used: bool
+) -> _Histograms:
+    """Normalise histograms and make room for those of unions, unless they are not used."""
+    regions, bins = counts.shape if used else (0, 0)
+    shares = np.empty((regions, bins), dtype=np.uint16)
+    for i in range(regions):
+        normalise(counts[i], sizes[i], shares[i])
+    unions = max(regions - 1, 0)
+    union_counts = np.empty((unions, bins), dtype=np.int32)
+    return _Histograms(counts, shares, union_counts, np.empty((unions, bins), dtype=np.uint16))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _shares(histograms: _Histograms, region: int) -> NDArray[np.uint16]:
+    count = len(histograms.counts)
+    given = region < count
+    shares: NDArray[np.uint16] = (
+        histograms.shares[region] if given else histograms.union_shares[region - count]
+    )
+    return shares
+
+
+@njit(cache=True, nogil=True)
+def _unite(histograms: _Histograms, a: int, b: int, new: int, size: int) -> None:
+    count = len(histograms.counts)
+    counts, unions = histograms.counts, histograms.union_counts
+    one = counts[a] if a < count else unions[a - count]
+    two = counts[b] if b < count else unions[b - count]
+    union = unions[new - count]
+    for i in range(union.size):
+        union[i] = one[i] + two[i]
+    normalise(union, size, histograms.union_shares[new - count])
+
+
+@njit(cache=True, nogil=True)
+def group(regions: Regions, pairs: Pairs, weights: NDArray[np.float64]) -> Hierarchy:
     """Join regions greedily, the most similar neighbours first.
 
     Of equally similar pairs the one with the smallest numbers ``(i, j)``, ``i < j``, goes first;
@@ -134,57 +297,69 @@ def group(
 
     Args:
         regions: The ``R`` regions of a segmentation.
-        pairs: Those that touch, the smaller number first, ``[E, 2]``; they connect all regions.
+        pairs: Those that touch.
         weights: Of colour, texture, size and fill similarity, ``[4]``.
-
-    Returns:
-        The half-open box of every region, the given ones first, ``[2 R - 1, 4]``.
     """
     count = len(regions.sizes)
     num_nodes = 2 * count - 1
     area = regions.sizes.sum()
-    nodes = _make_room(regions, num_nodes)
-    sizes, boxes = nodes.sizes, nodes.boxes
-    colour = np.empty((num_nodes, COLOURS), dtype=np.uint16)
-    texture = np.empty((num_nodes, TEXTURES), dtype=np.uint16)
+    sizes = np.empty(num_nodes, dtype=np.int64)
+    boxes = np.empty((num_nodes, 4), dtype=np.int32)
+    sizes[:count] = regions.sizes
+    boxes[:count] = regions.boxes
+    parents = np.full(num_nodes, -1, dtype=np.int32)
+    similarities = np.zeros(num_nodes)
+    colour = _make_histograms(regions.colour, sizes, weights[0] > 0)
+    texture = _make_histograms(regions.texture, sizes, weights[1] > 0)
+
+    scores = np.empty(len(pairs.regions))
+    for e in range(len(scores)):
+        i, j = pairs.regions[e]
+        likeness = weights[0] * pairs.colour[e] + weights[1] * pairs.texture[e]
+        scores[e] = likeness + shape_similarity(i, j, sizes, boxes, weights, area)
+    graph = _link(pairs.regions, scores, num_nodes)
+    padded = (num_nodes + _BLOCK - 1) // _BLOCK * _BLOCK
+    best = _Best(
+        np.full(padded, -np.inf),
+        np.full(padded, -1, dtype=np.int32),
+        np.full(padded // _BLOCK, -np.inf),
+    )
     for i in range(count):
-        normalise(nodes.colour[i], sizes[i], colour[i])
-        normalise(nodes.texture[i], sizes[i], texture[i])
+        _search_best(graph, best, i)
 
-    heap = [(0.0, 0, 0) for _ in range(0)]  # typed, but empty
-    for e in range(len(pairs)):
-        i, j = pairs[e]
-        score = similarity(i, j, sizes, boxes, colour, texture, weights, area)
-        heap.append((-score, i, j))
-    heapq.heapify(heap)
-
-    first, last, following, neighbour = _link(pairs, num_nodes)
-    parent = np.arange(num_nodes)
-    met = np.zeros(num_nodes, dtype=np.int32)  # the last new region that met this one
+    met = np.zeros(num_nodes, dtype=np.int32)  # the last union that met this region
     for new in range(count, num_nodes):
-        _, a, b = heapq.heappop(heap)
-        while parent[a] != a or parent[b] != b:  # a pair whose regions are gone
-            _, a, b = heapq.heappop(heap)
-        _join(a, b, new, nodes, colour, texture, weights)
-        parent[a] = parent[b] = new
-
-        # The new region's neighbours are those of both parts, each once and by its present number.
-        following[last[a]] = first[b]
-        met[new] = new
-        cell, kept = first[a], -1
+        a = _argmax(best)
+        b = best.partner[a]
+        similarities[new] = best.score[a]
+        parents[a] = parents[b] = new
+        _set_best(best, a, -np.inf, -1)
+        _set_best(best, b, -np.inf, -1)
+        sizes[new] = sizes[a] + sizes[b]
+        for side in range(2):
+            boxes[new, side] = min(boxes[a, side], boxes[b, side])
+            boxes[new, side + 2] = max(boxes[a, side + 2], boxes[b, side + 2])
+        if weights[0] > 0:
+            _unite(colour, a, b, new, sizes[new])
+        if weights[1] > 0:
+            _unite(texture, a, b, new, sizes[new])
+        _inherit(graph, a, b, new, met)
+        cell = graph.first[new]
         while cell != -1:
-            other = _current(parent, neighbour[cell])
-            if met[other] != new:
-                met[other] = new
-                score = similarity(other, new, sizes, boxes, colour, texture, weights, area)
-                heapq.heappush(heap, (-score, other, new))
-                if kept == -1:
-                    first[new] = cell
-                else:
-                    following[kept] = cell
-                kept = cell
-            cell = following[cell]
-        last[new] = kept
-        if kept != -1:
-            following[kept] = -1
-    return boxes
+            other = graph.neighbour[cell]
+            score = 0.0
+            if weights[0] > 0:
+                hues = colour_similarity(_shares(colour, other), _shares(colour, new))
+                score += weights[0] * hues
+            if weights[1] > 0:
+                grain = texture_similarity(_shares(texture, other), _shares(texture, new))
+                score += weights[1] * grain
+            score += shape_similarity(other, new, sizes, boxes, weights, area)
+            graph.score[cell ^ 1] = score
+            partner = best.partner[other]
+            if partner in (a, b):
+                _search_best(graph, best, other)
+            elif score > best.score[other]:
+                _set_best(best, other, score, new)
+            cell = graph.following[cell]
+    return Hierarchy(boxes, sizes, parents, similarities)

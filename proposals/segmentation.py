@@ -1,20 +1,22 @@
 """Graph-based segmentation (Felzenszwalb & Huttenlocher, IJCV 2004), several scales at once.
 
-Neighbouring pixels (4-connected) are joined in order of their colour difference: an edge of weight
-``w`` joins two components if ``w <= inner + k / size`` holds for both, where ``inner`` is the
-largest weight inside a component. A second pass in the same order joins what is smaller than
-``min_size``.
+Neighbouring pixels are joined in order of their colour difference: an edge of weight ``w`` joins
+two components if ``w <= inner + k / size`` holds for both, where ``inner`` is the largest weight
+inside a component. A second pass in the same order joins what is smaller than ``min_size``.
 
-Weights are integers, 1/16 grey level each, so that a counting sort orders them. Most of the work
-does not depend on ``k``: as long as two components satisfy the rule for the smallest ``k``, and no
-edge of theirs was refused before, every larger ``k`` joins them too. That part is done once, and
-each scale goes on from there with the few edges that are left. The result is exactly what one
-separate run for each scale gives.
+``segment`` rounds weights to 1/16 grey level, so that a counting sort orders them; this is its
+only departure. Most of its work does not depend on ``k``: as long as two components satisfy the
+rule for the smallest ``k``, and no edge of theirs was refused before, every larger ``k`` joins
+them too. That part is done once, and each scale goes on from there with the edges that are left.
+The result is exactly what one separate run for each scale gives.
+
+``segment_exactly`` does without rounding, one scale at a time, and takes several times as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -22,78 +24,138 @@ from numpy.typing import NDArray
 
 UNITS = 16  # weight units in one grey level
 _MAX_WEIGHT = 442 * UNITS  # above the distance between black and white, 255 * sqrt(3)
+# Rows and columns from a pixel to the neighbours it shares an edge with, for 4 or 8 neighbours.
+_DIRECTIONS = np.array([(0, 1), (1, 0), (1, 1), (1, -1)])
+
+
+class _Parts(NamedTuple):
+    """Components that every scale joins in the same way, and what is left to decide."""
+
+    parts: NDArray[np.uint32]  # of each pixel, numbered in raster order, [P]
+    sizes: NDArray[np.int32]  # of each part, [T]
+    inner: NDArray[np.int32]  # largest weight inside each part, [T]
+    edges: NDArray[np.uint32]  # pairs of parts in order of their weight, [E, 2]
+    weights: NDArray[np.uint16]  # of the edges, [E]
 
 
 def segment(
-    image: NDArray[np.float32], scales: Sequence[tuple[int, int]]
+    weights: NDArray[np.uint16], scales: Sequence[tuple[int, int]]
 ) -> list[NDArray[np.int32]]:
     """Segment an image at several scales.
 
     Args:
-        image: Three channels in 0..255, usually blurred a little, ``[H, W, 3]``.
+        weights: The ``edge_weights`` of the image, ``[H, W, D]``.
         scales: Pairs ``(k, min_size)``: the scale of observation in grey levels times pixels, and
             the smallest region in pixels.
 
     Returns:
         For each scale the region of every pixel, ``[H, W]``, numbered from 0 in raster order.
     """
-    height, width = image.shape[:2]
-    weights = _edge_weights(np.ascontiguousarray(image, dtype=np.float32))
-    order, starts = _sort_edges(weights)
+    height, width, _ = weights.shape
+    edges, sorted_weights = _sort_edges(weights)
     limit = UNITS * min(k for k, _ in scales)
-    tops, sizes, inner, edges = _join_for_all_scales(order, starts, width, height * width, limit)
+    steps = _steps(weights)
+    parts = _join_for_all_scales(edges, sorted_weights, steps, height * width, limit)
     return [
-        _join_for_scale(tops, sizes, inner, edges, UNITS * k, min_size).reshape(height, width)
-        for k, min_size in scales
+        _join_for_scale(parts, UNITS * k, min_size).reshape(height, width) for k, min_size in scales
     ]
 
 
-@njit(cache=True, nogil=True)
-def _edge_weights(image: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Weigh the edges to the right and lower neighbour of each pixel, ``[H, W, 2]``.
+def segment_exactly(
+    image: NDArray[np.float32], k: float, min_size: int, *, connectivity: int = 4
+) -> NDArray[np.int32]:
+    """Segment an image as published, without rounding weights.
 
-    Edges that would leave the image weigh ``_MAX_WEIGHT``, more than any real one.
+    Args:
+        image: Colours in 0..255, usually blurred a little, ``[H, W, C]``.
+        k: The scale of observation in grey levels times pixels.
+        min_size: The smallest region in pixels.
+        connectivity: Neighbours of a pixel, 4 or 8.
+
+    Returns:
+        The region of every pixel, ``[H, W]``, numbered from 0 in raster order.
     """
     height, width, _ = image.shape
-    weights = np.full((height, width, 2), _MAX_WEIGHT, dtype=np.uint16)
-    units = np.float32(UNITS)
-    half = np.float32(0.5)
-    for y in range(height):
-        for x in range(width - 1):
-            a = image[y, x + 1, 0] - image[y, x, 0]
-            b = image[y, x + 1, 1] - image[y, x, 1]
-            c = image[y, x + 1, 2] - image[y, x, 2]
-            weights[y, x, 0] = np.uint16(np.sqrt(a * a + b * b + c * c) * units + half)
-    for y in range(height - 1):
-        for x in range(width):
-            a = image[y + 1, x, 0] - image[y, x, 0]
-            b = image[y + 1, x, 1] - image[y, x, 1]
-            c = image[y + 1, x, 2] - image[y, x, 2]
-            weights[y, x, 1] = np.uint16(np.sqrt(a * a + b * b + c * c) * units + half)
+    pairs, weights = [], []
+    numbers = np.arange(height * width).reshape(height, width)
+    for dy, dx in _DIRECTIONS[: connectivity // 2]:
+        here = np.s_[: height - dy, max(0, -dx) : width - max(0, dx)]
+        there = np.s_[dy:, max(0, dx) : width + min(0, dx)]
+        difference = image[here].astype(np.float64) - image[there]
+        pairs.append(np.stack([numbers[here], numbers[there]], axis=-1).reshape(-1, 2))
+        weights.append(np.sqrt((difference**2).sum(axis=-1)).ravel())
+    edges, lengths = np.concatenate(pairs), np.concatenate(weights)
+    order = np.lexsort((edges[:, 1], edges[:, 0], lengths))
+    labels = _join_exactly(edges[order], lengths[order], height * width, float(k), min_size)
+    return np.asarray(labels.reshape(height, width))
+
+
+def edge_weights(image: NDArray[np.float32], connectivity: int = 4) -> NDArray[np.uint16]:
+    """Weigh the edges from each pixel to its neighbours to the right and below.
+
+    Args:
+        image: Colours in 0..255, usually blurred a little, ``[H, W, C]``. One channel counts as
+            three equal ones, so that scales mean the same in all colour spaces.
+        connectivity: Neighbours of a pixel, 4 or 8.
+
+    Returns:
+        The Euclidean distances of the colours in ``UNITS``, to the right, below and, with 8
+        neighbours, right below and left below, ``[H, W, D]``. Edges that would leave the image
+        weigh more than any other.
+    """
+    height, width, _ = image.shape
+    weights = np.full((height, width, connectivity // 2), _MAX_WEIGHT, dtype=np.uint16)
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    for direction, (dy, dx) in enumerate(_DIRECTIONS[: connectivity // 2]):
+        here = image[: height - dy, max(0, -dx) : width - max(0, dx)]
+        there = image[dy:, max(0, dx) : width + min(0, dx)]
+        _weigh(here, there, weights[: height - dy, max(0, -dx) : width - max(0, dx), direction])
     return weights
 
 
 @njit(cache=True, nogil=True)
-def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def _weigh(
+    here: NDArray[np.float32], there: NDArray[np.float32], weights: NDArray[np.uint16]
+) -> None:
+    units, half = np.float32(UNITS), np.float32(0.5)
+    height, width, channels = here.shape
+    second, third = (1, 2) if channels == 3 else (0, 0)
+    for y in range(height):
+        for x in range(width):
+            a = there[y, x, 0] - here[y, x, 0]
+            b = there[y, x, second] - here[y, x, second]
+            c = there[y, x, third] - here[y, x, third]
+            weights[y, x] = np.uint16(np.sqrt(a * a + b * b + c * c) * units + half)
+
+
+def _steps(weights: NDArray[np.uint16]) -> NDArray[np.uint32]:
+    """Return how much larger the number of the other pixel of an edge is, by direction."""
+    _, width, directions = weights.shape
+    return np.asarray(_DIRECTIONS[:directions] @ [width, 1]).astype(np.uint32)
+
+
+@njit(cache=True, nogil=True)
+def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
     """Sort edges by weight, then raster order (counting sort).
 
     Returns:
-        Edges as ``2 * pixel + direction``, and where the edges of each weight start.
+        Edges as ``D * pixel + direction``, and their weights.
     """
     flat = weights.ravel()
-    starts = np.zeros(_MAX_WEIGHT + 2, dtype=np.int64)
+    heads = np.zeros(_MAX_WEIGHT + 2, dtype=np.int64)
     for w in flat:
-        starts[np.uint64(w) + np.uint64(1)] += 1
-    starts[_MAX_WEIGHT + 1] = 0
-    starts = np.cumsum(starts)
-    order = np.empty(starts[_MAX_WEIGHT], dtype=np.uint32)
-    heads = starts.copy()
+        heads[np.uint64(w) + np.uint64(1)] += 1
+    heads = np.cumsum(heads)  # where the edges of each weight start
+    edges = np.empty(heads[_MAX_WEIGHT], dtype=np.uint32)
+    sorted_weights = np.empty(edges.size, dtype=np.uint16)
     for e in range(flat.size):
         weight = np.uint64(flat[e])
         if weight < _MAX_WEIGHT:
-            order[np.uint64(heads[weight])] = e
+            place = np.uint64(heads[weight])
+            edges[place] = e
+            sorted_weights[place] = weight
             heads[weight] += 1
-    return order, starts[: _MAX_WEIGHT + 1]
+    return edges, sorted_weights
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -107,98 +169,177 @@ def _find(parent: NDArray[np.uint32], node: np.uint32) -> np.uint32:
 
 @njit(cache=True, nogil=True)
 def _join_for_all_scales(
-    order: NDArray[np.uint32],
-    starts: NDArray[np.int64],
-    width: int,
+    edges: NDArray[np.uint32],
+    weights: NDArray[np.uint16],
+    steps: NDArray[np.uint32],
     num_pixels: int,
     limit: int,
-) -> tuple[NDArray[np.uint32], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32]]:
+) -> _Parts:
     """Join pixels as long as the smallest scale, and with it every scale, does so.
 
     A component is closed by the first refused edge that touches it, on both sides: from there on
     scales may differ. All later edges at a closed component are kept for them.
-
-    Returns:
-        The component of each pixel ``[P]``, the components' sizes ``[T]`` and inner weights
-        ``[T]``, and the kept edges in order, ``[E, 3]``: two components and the weight.
     """
     parent = np.arange(num_pixels).astype(np.uint32)
     size = np.ones(num_pixels, dtype=np.int32)
-    inner = np.zeros(num_pixels, dtype=np.int32)
+    inner = np.zeros(num_pixels, dtype=np.uint16)
     threshold = np.full(num_pixels, limit, dtype=np.int32)  # -1 once closed
-    kept = np.empty((order.size, 3), dtype=np.uint32)
-    num_kept = 0
-    steps = np.array([1, width], dtype=np.uint32)
-    for w in range(starts.size - 1):
-        for position in range(starts[w], starts[w + 1]):
-            edge = order[np.uint64(position)]
-            u = edge >> np.uint32(1)
-            a = _find(parent, u)
-            b = _find(parent, np.uint32(u + steps[edge & np.uint32(1)]))
-            if a == b:
-                continue
-            if w <= threshold[a] and w <= threshold[b]:
-                if size[a] < size[b]:
-                    a, b = b, a
-                parent[b] = a
-                size[a] += size[b]
-                inner[a] = w
-                threshold[a] = w + limit // size[a]
-            else:
-                threshold[a] = -1
-                threshold[b] = -1
-                kept[num_kept, 0] = a
-                kept[num_kept, 1] = b
-                kept[num_kept, 2] = w
-                num_kept += 1
-
-    roots = np.flatnonzero(parent == np.arange(num_pixels))
-    number = np.empty(num_pixels, dtype=np.uint32)
-    number[roots] = np.arange(roots.size)
-    tops = np.empty(num_pixels, dtype=np.uint32)
-    for pixel in range(num_pixels):
-        tops[pixel] = number[_find(parent, np.uint32(pixel))]
-    for i in range(num_kept):
-        kept[i, 0] = number[kept[i, 0]]
-        kept[i, 1] = number[kept[i, 1]]
-    return tops, size[roots], inner[roots], kept[:num_kept]
+    kept = np.empty((edges.size, 2), dtype=np.uint32)
+    kept_weights = np.empty(edges.size, dtype=np.uint16)
+    num_kept = np.uint64(0)
+    shift = np.uint32(steps.size // 2)  # 2 or 4 directions
+    mask = np.uint32(steps.size - 1)
+    for i in range(edges.size):
+        edge, w = edges[i], np.int32(weights[i])
+        pixel = edge >> shift
+        a = _find(parent, pixel)
+        b = _find(parent, np.uint32(pixel + steps[edge & mask]))
+        if a == b:
+            continue
+        if w <= min(threshold[a], threshold[b]):
+            if size[a] < size[b]:
+                a, b = b, a
+            parent[b] = a
+            size[a] += size[b]
+            inner[a] = w
+            threshold[a] = w + limit // size[a]
+        else:
+            threshold[a] = -1
+            threshold[b] = -1
+            kept[num_kept, 0] = a
+            kept[num_kept, 1] = b
+            kept_weights[num_kept] = w
+            num_kept += np.uint64(1)
+    return _number_parts(parent, size, inner, kept[:num_kept], kept_weights[:num_kept].copy())
 
 
 @njit(cache=True, nogil=True)
-def _join_for_scale(
-    tops: NDArray[np.uint32],
-    sizes: NDArray[np.int32],
-    inner: NDArray[np.int32],
-    edges: NDArray[np.uint32],
-    limit: int,
+def _number_parts(
+    parent: NDArray[np.uint32],
+    size: NDArray[np.int32],
+    inner: NDArray[np.uint16],
+    kept: NDArray[np.uint32],
+    weights: NDArray[np.uint16],
+) -> _Parts:
+    """Number components in raster order of their first pixels."""
+    unseen = np.uint32(parent.size)
+    number = np.full(parent.size, unseen, dtype=np.uint32)
+    parts = np.empty(parent.size, dtype=np.uint32)
+    roots = np.flatnonzero(parent == np.arange(parent.size))
+    count = np.uint32(0)
+    for pixel in range(parent.size):
+        root = _find(parent, np.uint32(pixel))
+        if number[root] == unseen:
+            number[root] = count
+            roots[count] = root
+            count += np.uint32(1)
+        parts[pixel] = number[root]
+    edges = np.empty(kept.shape, dtype=np.uint32)
+    for i in range(len(kept)):
+        edges[i, 0] = number[kept[i, 0]]
+        edges[i, 1] = number[kept[i, 1]]
+    return _Parts(parts, size[roots], inner[roots].astype(np.int32), edges, weights)
+
+
+@njit(cache=True, nogil=True)
+def _join_for_scale(common: _Parts, limit: int, min_size: int) -> NDArray[np.int32]:
+    """Finish the segmentation for one scale; return the region of each pixel, ``[P]``.
+
+    The home of each part is found in one step, which is faster than a tree where edges outnumber
+    parts; the members of a component are chained in a ring, and the smaller ring is renamed.
+    """
+    parts, edges, weights = common.parts, common.edges, common.weights
+    size = common.sizes.copy()
+    home = np.arange(size.size).astype(np.uint32)
+    ring = np.arange(size.size).astype(np.uint32)
+    members = np.ones(size.size, dtype=np.int32)
+    threshold = common.inner + limit // size
+    left = np.empty(len(edges) + 1, dtype=np.uint32)  # edges between different components
+    num_left = np.uint64(0)
+    for i in range(len(edges)):
+        a, b, w = home[edges[i, 0]], home[edges[i, 1]], np.int32(weights[i])
+        left[num_left] = i
+        if a != b:
+            if w <= min(threshold[a], threshold[b]):
+                a = _rename_smaller(a, b, home, ring, members, size)
+                threshold[a] = w + limit // size[a]
+            else:
+                num_left += np.uint64(1)
+    for i in left[:num_left]:
+        a, b = home[edges[i, 0]], home[edges[i, 1]]
+        if a != b and min(size[a], size[b]) < min_size:
+            _rename_smaller(a, b, home, ring, members, size)
+
+    # Parts are numbered in raster order; in the order of its first part each region gets a number.
+    number = np.full(size.size, -1, dtype=np.int32)
+    count = 0
+    for part in range(size.size):
+        if number[home[part]] == -1:
+            number[home[part]] = count
+            count += 1
+    numbers = number[home]
+    labels = np.empty(parts.size, dtype=np.int32)
+    for pixel in range(parts.size):
+        labels[pixel] = numbers[parts[pixel]]
+    return labels
+
+
+@njit(cache=True, nogil=True)
+def _rename_smaller(
+    a: np.uint32,
+    b: np.uint32,
+    home: NDArray[np.uint32],
+    ring: NDArray[np.uint32],
+    members: NDArray[np.int32],
+    size: NDArray[np.int32],
+) -> np.uint32:
+    """Join two components under the name of the one with more members; return it."""
+    if members[a] < members[b]:
+        a, b = b, a
+    node = b
+    while True:
+        home[node] = a
+        node = ring[node]
+        if node == b:
+            break
+    ring[a], ring[b] = ring[b], ring[a]
+    members[a] += members[b]
+    size[a] += size[b]
+    return a
+
+
+@njit(cache=True, nogil=True)
+def _join_exactly(
+    edges: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    num_pixels: int,
+    k: float,
     min_size: int,
 ) -> NDArray[np.int32]:
-    """Finish the segmentation for one scale; return the region of each pixel, ``[P]``."""
-    parent = np.arange(sizes.size).astype(np.uint32)
-    size = sizes.copy()
-    threshold = inner + limit // sizes
-    for i in range(edges.shape[0]):
-        a = _find(parent, edges[i, 0])
-        b = _find(parent, edges[i, 1])
-        w = edges[i, 2]
-        if a != b and w <= threshold[a] and w <= threshold[b]:
-            parent[b] = a
-            size[a] += size[b]
-            threshold[a] = w + limit // size[a]
-    for i in range(edges.shape[0]):
-        a = _find(parent, edges[i, 0])
-        b = _find(parent, edges[i, 1])
-        if a != b and (size[a] < min_size or size[b] < min_size):
-            parent[b] = a
-            size[a] += size[b]
-
-    unseen = sizes.size
-    number = np.full(sizes.size, unseen, dtype=np.int32)
-    labels = np.empty(tops.size, dtype=np.int32)
+    """Segment by sorted edges; return the region of each pixel, ``[P]``."""
+    parent = np.arange(num_pixels).astype(np.uint32)
+    size = np.ones(num_pixels, dtype=np.int64)
+    threshold = np.full(num_pixels, k)
+    for small_only in (False, True):
+        for i in range(len(edges)):
+            a = _find(parent, np.uint32(edges[i, 0]))
+            b = _find(parent, np.uint32(edges[i, 1]))
+            if a == b:
+                continue
+            if small_only:
+                join = min(size[a], size[b]) < min_size
+            else:
+                join = weights[i] <= min(threshold[a], threshold[b])
+            if join:
+                parent[b] = a
+                size[a] += size[b]
+                threshold[a] = weights[i] + k / size[a]
+    number = np.full(num_pixels, -1, dtype=np.int32)
+    labels = np.empty(num_pixels, dtype=np.int32)
     count = 0
-    for pixel in range(tops.size):
-        root = _find(parent, tops[pixel])
-        if number[root] == unseen:
+    for pixel in range(num_pixels):
+        root = _find(parent, np.uint32(pixel))
+        if number[root] == -1:
             number[root] = count
             count += 1
         labels[pixel] = number[root]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -11,13 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proposals.grouping import find_neighbours, group
-from proposals.segmentation import segment
-from proposals.similarity import measure, texture_codes
+from proposals.colour import COLOUR_SPACES
+from proposals.compiling import prepare_process
+from proposals.grouping import Hierarchy, Neighbours, find_neighbours, group
+from proposals.pixels import Pixels, as_pixels
+from proposals.ranking import order_by_evidence, order_by_rcnn
+from proposals.region_tree import RegionTree
+from proposals.segmentation import edge_weights, segment, segment_exactly
+from proposals.similarity import compare, measure, parse_similarity, texture_codes
 
-Pixels = NDArray[np.uint8]
-
-SIMILARITIES = ("colour", "texture", "size", "fill")
+_T = TypeVar("_T")
+ORDERS = ("evidence", "rcnn")
 _MAX_SCALE = 10**8  # far above any use; thresholds stay within 32 bits
 _CTSF, _TSF = "colour+texture+size+fill", "texture+size+fill"
 
@@ -28,7 +34,8 @@ class Preset:
 
     colour_spaces: tuple[str, ...]  # out of COLOUR_SPACES
     scales: tuple[tuple[int, int], ...]  # k and min_size of the segmentation, resized image
-    similarities: tuple[str, ...]  # terms out of SIMILARITIES joined by "+", equal weights
+    similarities: tuple[str, ...]  # weighted terms: see parse_similarity
+    min_side: int = 20  # shortest side of a box, pixels of the resized image (R-CNN)
 
 
 PRESETS = {
@@ -36,8 +43,10 @@ PRESETS = {
     "fast": Preset(("hsv", "lab"), ((50, 50), (100, 100)), (_CTSF, _TSF)),
     # Superpixels twice as large: Szegedy et al. 2014, section 8.
     "googlenet": Preset(("hsv", "lab"), ((100, 100), (200, 200)), (_CTSF, _TSF)),
-    # The scales and similarities of OpenCV's fast mode: 12 hierarchies.
-    "opencv": Preset(("hsv", "lab"), ((150, 100), (300, 100), (450, 100)), (_CTSF, _TSF)),
+    # OpenCV's fast mode, which keeps small boxes as well: 12 hierarchies.
+    "opencv": Preset(
+        ("hsv", "lab"), ((150, 100), (300, 100), (450, 100)), (_CTSF, _TSF), min_side=1
+    ),
     # The "quality" setting of Uijlings et al.: 80 hierarchies.
     "quality": Preset(
         ("hsv", "lab", "rgi", "h", "i"),
@@ -47,24 +56,45 @@ PRESETS = {
 }
 
 
+class _Ground(NamedTuple):
+    """One segmentation of the image in one colour space, ready for grouping."""
+
+    colour_space: str
+    scale: tuple[int, int]
+    labels: NDArray[np.int32]
+    colours: Pixels
+    codes: NDArray[np.uint8]
+    weights: NDArray[np.uint16]
+
+
 class SelectiveSearch:
     """Propose boxes by grouping similar neighbouring regions, in several ways.
 
-    The result depends on the image and the settings alone; one object may serve many threads.
+    The result depends on the image and the settings alone, not on ``threads``; one object may
+    serve many threads.
 
     Args:
         preset: Name of the ``Preset`` to start from.
         width: Search in the image resized to this many pixels, so that scales mean the same in
             every image; ``None`` searches in the image as it is. Where that would make the height
             more than four times ``width``, the image is resized to that height instead.
+        threads: Threads that share the work on one image. To search many images, give each one
+            thread and use ``compute_proposals`` with workers.
         max_boxes: At most this many boxes, the best.
-        seed: Of the random factors that mix the hierarchies.
-        min_side: Shortest side of a box in pixels of the resized image. The box of the whole
-            image is exempt, so that every image has at least one proposal.
-        sigma: Of the Gaussian blur before the segmentation, in pixels of the resized image.
-        colour_spaces: In place of the preset's.
-        scales: In place of the preset's.
-        similarities: In place of the preset's.
+        order: ``evidence`` puts first what most looks like an object, ``rcnn`` mixes hierarchies
+            at random, late merges first, as R-CNN did.
+        seed: Of the random factors of ``order="rcnn"``.
+        min_side: Shortest side of a box in pixels of the resized image, in place of the preset's.
+            The box of the whole image is exempt, so that every image has at least one proposal.
+        sigma: Of the Gaussian blur before the segmentation, in pixels of the resized image; 0
+            leaves it out.
+        connectivity: Neighbours of a pixel in the segmentation, 4 or 8.
+        exact: Segment without rounding colour differences to 1/16 grey level; several times
+            slower.
+        colour_spaces: Out of hsv, lab, rgb, rgi, h and i (intensity), in place of the preset's.
+        scales: ``(k, min_size)`` of each segmentation, in place of the preset's.
+        similarities: Such as ``"colour+texture+size+fill"`` or ``"2*texture+fill"``, in place of
+            the preset's.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -75,10 +105,14 @@ class SelectiveSearch:
         preset: str = "fast",
         *,
         width: int | None = 500,
+        threads: int = 1,
         max_boxes: int | None = None,
+        order: str = "evidence",
         seed: int = 0,
-        min_side: int = 20,
+        min_side: int | None = None,
         sigma: float = 0.8,
+        connectivity: int = 4,
+        exact: bool = False,
         colour_spaces: Sequence[str] | None = None,
         scales: Sequence[tuple[int, int]] | None = None,
         similarities: Sequence[str] | None = None,
@@ -89,35 +123,60 @@ class SelectiveSearch:
         self.colour_spaces = tuple(base.colour_spaces if colour_spaces is None else colour_spaces)
         self.scales = tuple((k, size) for k, size in (base.scales if scales is None else scales))
         self.similarities = tuple(base.similarities if similarities is None else similarities)
+        self.min_side = base.min_side if min_side is None else min_side
         self.width = width
+        self.threads = threads
         self.max_boxes = max_boxes
+        self.order = order
         self.seed = seed
-        self.min_side = min_side
         self.sigma = sigma
+        self.connectivity = connectivity
+        self.exact = exact
         self._check_settings()
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor | NDArray[Any]) -> Tensor:
         """Propose boxes.
 
         Args:
-            image: RGB, uint8 ``[3, H, W]``.
+            image: RGB or grey; a tensor ``[3, H, W]``, ``[1, H, W]`` or ``[H, W]``, or an array
+                ``[H, W, 3]``, ``[H, W, 1]`` or ``[H, W]``; uint8, or floats in 0..1.
 
         Returns:
             Distinct half-open ``xyxy`` boxes in pixels of ``image``, best first, float32
             ``[N, 4]`` on the image's device, ``N >= 1``.
 
         Raises:
-            TypeError: If ``image`` is no tensor.
-            ValueError: If its type or shape is another, or it has no pixels.
+            TypeError: If ``image`` is neither a tensor nor an array.
+            ValueError: If it is of another shape or type, or out of range.
         """
-        _check_image(image)
-        height, width = image.shape[1:]
-        pixels = self._resize(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-        new_height, new_width = pixels.shape[:2]
-        boxes = self._rank(self._hierarchies(pixels), new_width, new_height)
-        scaled = boxes * np.array([width / new_width, height / new_height] * 2)
+        pixels = as_pixels(image)
+        height, width = pixels.shape[:2]
+        resized = self._resize(pixels)
+        new_height, new_width = resized.shape[:2]
+        grown = self._over_segmentations(resized, self._group)
+        hierarchies = [hierarchy for _, trees in grown for hierarchy in trees]
+        size = (new_width, new_height)
+        if self.order == "rcnn":
+            boxes = order_by_rcnn(hierarchies, *size, seed=self.seed, min_side=self.min_side)
+        else:
+            neighbours = [touching for touching, trees in grown for _ in trees]
+            boxes = order_by_evidence(hierarchies, neighbours, *size, min_side=self.min_side)
+        scaled = boxes[: self.max_boxes] * np.array([width / new_width, height / new_height] * 2)
         clipped = np.clip(scaled, 0, [width, height] * 2).astype(np.float32)
-        return torch.from_numpy(clipped).to(image.device)
+        device = image.device if isinstance(image, Tensor) else None
+        return torch.from_numpy(clipped).to(device)
+
+    def region_trees(self, image: Tensor | NDArray[Any]) -> list[RegionTree]:
+        """Return the hierarchies that the boxes come from.
+
+        Args:
+            image: As for ``__call__``.
+
+        Returns:
+            One tree for each colour space, scale and similarity, in this order of nesting.
+        """
+        resized = self._resize(as_pixels(image))
+        return [tree for trees in self._over_segmentations(resized, self._plant) for tree in trees]
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -127,21 +186,27 @@ class SelectiveSearch:
         for name in self.colour_spaces:
             if name not in COLOUR_SPACES:
                 raise ValueError(f"no colour space {name!r}: there are {', '.join(COLOUR_SPACES)}")
-        for name in "+".join(self.similarities).split("+"):
-            if name not in SIMILARITIES:
-                raise ValueError(f"no similarity {name!r}: there are {', '.join(SIMILARITIES)}")
-        if not (self.colour_spaces and self.scales):
-            raise ValueError("colour_spaces and scales must not be empty")
+        for similarity in self.similarities:
+            parse_similarity(similarity)
+        for name in ("colour_spaces", "scales", "similarities"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
         if not all(1 <= number <= _MAX_SCALE for scale in self.scales for number in scale):
             raise ValueError(
                 f"scales are pairs (k, min_size) from 1 to {_MAX_SCALE}: got {self.scales}"
             )
-        for name in ("width", "max_boxes"):
+        for name in ("width", "max_boxes", "threads", "min_side"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, or None: got {value}")
-        if not self.sigma > 0:
-            raise ValueError(f"sigma must be more than 0: got {self.sigma}")
+            optional = name in ("width", "max_boxes")
+            if not (value is None and optional) and value < 1:
+                or_none = ", or None" if optional else ""
+                raise ValueError(f"{name} must be 1 or more{or_none}: got {value}")
+        if not self.sigma >= 0:
+            raise ValueError(f"sigma must be 0 or more: got {self.sigma}")
+        if self.connectivity not in (4, 8):
+            raise ValueError(f"connectivity must be 4 or 8: got {self.connectivity}")
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}: got {self.order!r}")
 
     def _resize(self, image: Pixels) -> Pixels:
         height, width = image.shape[:2]
@@ -152,83 +217,49 @@ class SelectiveSearch:
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, size, interpolation=method), dtype=np.uint8)
 
-    def _hierarchies(self, image: Pixels) -> list[NDArray[np.int32]]:
-        """Return the boxes of every hierarchy, in the order in which regions arise."""
-        hierarchies = []
-        for name in self.colour_spaces:
-            colours = COLOUR_SPACES[name](image)
-            codes = texture_codes(colours)
-            blurred = cv2.GaussianBlur(colours.astype(np.float32), (0, 0), self.sigma)
-            for labels in segment(np.asarray(blurred, dtype=np.float32), self.scales):
-                num_regions = int(labels.max()) + 1
-                regions = measure(labels, num_regions, colours, codes)
-                pairs = find_neighbours(labels, num_regions)
-                hierarchies += [group(regions, pairs, _weights(s)) for s in self.similarities]
-        return hierarchies
+    def _over_segmentations(self, image: Pixels, function: Callable[[_Ground], _T]) -> list[_T]:
+        """Apply a function to every segmentation, in an order that does not depend on threads."""
+        prepare_process()
+        if self.threads == 1:
+            grounds = (g for name in self.colour_spaces for g in self._segment(image, name))
+            return [function(ground) for ground in grounds]
+        with ThreadPoolExecutor(self.threads) as pool:
+            spaces = [pool.submit(self._segment, image, name) for name in self.colour_spaces]
+            results = [pool.submit(function, g) for space in spaces for g in space.result()]
+            return [result.result() for result in results]
 
-    def _rank(
-        self, hierarchies: list[NDArray[np.int32]], width: int, height: int
-    ) -> NDArray[np.int32]:
-        """Mix the hierarchies as R-CNN does, drop small boxes and duplicates, cut to the budget.
+    def _segment(self, image: Pixels, colour_space: str) -> list[_Ground]:
+        """Segment the image in one colour space, at every scale."""
+        colours = COLOUR_SPACES[colour_space](image)
+        blurred: NDArray[np.float32] = colours.astype(np.float32)
+        if self.sigma > 0:
+            smooth = cv2.GaussianBlur(blurred, (0, 0), self.sigma)
+            blurred = np.asarray(smooth, dtype=np.float32).reshape(colours.shape)
+        weights = edge_weights(blurred, self.connectivity)
+        if self.exact:
+            options = {"connectivity": self.connectivity}
+            maps = [segment_exactly(blurred, *scale, **options) for scale in self.scales]
+        else:
+            maps = segment(weights, self.scales)
+        codes = texture_codes(colours)
+        return [
+            _Ground(colour_space, scale, labels, colours, codes, weights)
+            for scale, labels in zip(self.scales, maps, strict=True)
+        ]
 
-        The last merge of a hierarchy has rank 1, the initial regions the highest ranks; boxes are
-        sorted by rank times a random number.
-        """
-        boxes = np.concatenate(hierarchies)
-        ranks = np.concatenate([np.arange(len(h), 0, -1) for h in hierarchies])
-        keys = ranks * np.random.default_rng(self.seed).random(len(ranks))
-        boxes = boxes[np.argsort(keys, kind="stable")]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        whole = (sides == [width, height]).all(axis=1)
-        boxes = boxes[whole | (sides.min(axis=1) >= self.min_side)]
-        # One number for each box, to find duplicates fast.
-        x1, y1, x2, y2 = boxes.T.astype(np.int64)
-        corners = (x1 * height + y1) * (width * height) + (x2 - 1) * height + (y2 - 1)
-        _, first = np.unique(corners, return_index=True)
-        return np.asarray(boxes[np.sort(first)][: self.max_boxes])
+    def _group(self, ground: _Ground) -> tuple[Neighbours, list[Hierarchy]]:
+        """Join the regions of one segmentation by every similarity."""
+        num_regions = int(ground.labels.max()) + 1
+        regions = measure(ground.labels, num_regions, ground.colours, ground.codes)
+        neighbours = find_neighbours(ground.labels, num_regions, ground.weights)
+        pairs = compare(regions, neighbours.pairs)
+        weights = [parse_similarity(similarity) for similarity in self.similarities]
+        return neighbours, [group(regions, pairs, w) for w in weights]
 
-
-def _check_image(image: Tensor) -> None:
-    if not isinstance(image, Tensor):
-        raise TypeError(f"image must be a uint8 tensor [3, H, W]: got {type(image).__name__}")
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        found = f"{image.dtype} {list(image.shape)}"
-        raise ValueError(f"image must be a uint8 tensor [3, H, W], H and W >= 1: got {found}")
-
-
-def _weights(similarity: str) -> NDArray[np.float64]:
-    return np.array([float(term in similarity.split("+")) for term in SIMILARITIES])
-
-
-def _hsv(image: Pixels) -> Pixels:
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), dtype=np.uint8)
-
-
-def _lab(image: Pixels) -> Pixels:
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2Lab), dtype=np.uint8)
-
-
-def _rgi(image: Pixels) -> Pixels:
-    """Return red and green as shares of the sum, and the intensity."""
-    total = image.sum(axis=2, dtype=np.float32)
-    shares = image[..., :2] * (255 / np.maximum(total, 1))[..., None]
-    return np.dstack([shares, total / 3]).round().astype(np.uint8)
-
-
-def _hue(image: Pixels) -> Pixels:
-    return np.repeat(_hsv(image)[..., :1], 3, axis=2)
-
-
-def _intensity(image: Pixels) -> Pixels:
-    return np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.uint8)
-
-
-# Each maps RGB to three channels of 0..255, so that one set of scales fits all.
-COLOUR_SPACES: dict[str, Callable[[Pixels], Pixels]] = {
-    "hsv": _hsv,
-    "lab": _lab,
-    "rgb": np.ascontiguousarray,
-    "rgi": _rgi,
-    "h": _hue,
-    "i": _intensity,
-}
+    def _plant(self, ground: _Ground) -> list[RegionTree]:
+        """As ``_group``, for callers who want to look at regions."""
+        _, hierarchies = self._group(ground)
+        return [
+            RegionTree(ground.labels, *hierarchy, ground.colour_space, ground.scale, name)
+            for name, hierarchy in zip(self.similarities, hierarchies, strict=True)
+        ]

@@ -1,5 +1,7 @@
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detect.data.voc import read_voc
 from proposals import Proposer, SelectiveSearch
+from proposals.colour import COLOUR_SPACES
 from proposals.recall import best_overlaps, recall
-from proposals.selective_search import COLOUR_SPACES, PRESETS
+from proposals.selective_search import ORDERS, PRESETS
 
 
 def photo(height: int = 120, width: int = 160, seed: int = 0) -> Tensor:
@@ -69,11 +75,12 @@ def test_every_preset_proposes_boxes_of_the_original_image(preset: str) -> None:
 
 
 @pytest.mark.parametrize("name", COLOUR_SPACES)
-def test_every_colour_space_gives_three_channels(name: str) -> None:
+def test_every_colour_space_gives_channels_of_bytes(name: str) -> None:
     image = photo().permute(1, 2, 0).contiguous().numpy()
     colours = COLOUR_SPACES[name](image)
-    assert colours.shape == image.shape
+    assert colours.shape == (*image.shape[:2], 1 if name in ("h", "i") else 3)
     assert colours.dtype == np.uint8
+    check_boxes(SelectiveSearch(width=100, colour_spaces=[name])(photo()), 120, 160)
 
 
 def test_a_rectangle_on_plain_ground_is_found() -> None:
@@ -101,8 +108,23 @@ def test_the_result_does_not_depend_on_earlier_images() -> None:
     assert torch.equal(search(photo()), first)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_threads_change_nothing(preset: str, order: str) -> None:
+    one = SelectiveSearch(preset, width=120, order=order)(photo())
+    for threads in (2, 5):
+        search = SelectiveSearch(preset, width=120, order=order, threads=threads)
+        assert torch.equal(search(photo()), one)
+
+
 def test_another_seed_gives_the_same_boxes_in_another_order() -> None:
-    one, two = SelectiveSearch(width=200, seed=1)(photo()), SelectiveSearch(width=200)(photo())
+    one, two = (SelectiveSearch(width=200, order="rcnn", seed=i)(photo()) for i in (0, 1))
+    assert not torch.equal(one, two)
+    assert torch.equal(one.unique(dim=0), two.unique(dim=0))
+
+
+def test_both_orders_have_the_same_boxes() -> None:
+    one, two = (SelectiveSearch(width=200, order=order)(photo()) for order in ORDERS)
     assert not torch.equal(one, two)
     assert torch.equal(one.unique(dim=0), two.unique(dim=0))
 
@@ -167,24 +189,172 @@ def test_selective_search_is_a_proposer() -> None:
     assert isinstance(SelectiveSearch(), Proposer)
 
 
-BAD_IMAGES: list[tuple[Any, type[Exception]]] = [
-    (np.zeros((3, 4, 4), np.uint8), TypeError),
-    ("photo.jpg", TypeError),
-    (None, TypeError),
-    (torch.zeros(3, 4, 4), ValueError),
-    (torch.zeros(4, 4, 3, dtype=torch.uint8), ValueError),
-    (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ValueError),
-    (torch.zeros(1, 4, 4, dtype=torch.uint8), ValueError),
-    (torch.zeros(3, 0, 4, dtype=torch.uint8), ValueError),
-    (torch.zeros(3, 4, 0, dtype=torch.uint8), ValueError),
+def forms() -> list[Tensor | NDArray[Any]]:
+    """Return one image in every form that is understood."""
+    tensor = photo()
+    array = tensor.permute(1, 2, 0).numpy()
+    return [tensor, array, np.asfortranarray(array), tensor / 255, array / 255, array / 255.0]
+
+
+@pytest.mark.parametrize("form", range(6))
+def test_every_form_of_an_image_gives_the_same_boxes(form: int) -> None:
+    search = SelectiveSearch(width=200)
+    assert torch.equal(search(forms()[form]), search(photo()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_every_size_are_understood(dtype: torch.dtype) -> None:
+    check_boxes(SelectiveSearch(width=200)((photo() / 255).to(dtype)), 120, 160)
+
+
+def test_grey_images_are_rgb_images_of_equal_channels() -> None:
+    search = SelectiveSearch(width=200)
+    grey = photo()[:1]
+    expected = search(grey.expand(3, -1, -1))
+    array = grey[0].numpy()
+    for form in (grey, grey[0], array, array[..., None], array / np.float32(255)):
+        assert torch.equal(search(form), expected)
+
+
+BAD_IMAGES: list[tuple[Any, type[Exception], str]] = [
+    ("photo.jpg", TypeError, "got str"),
+    (None, TypeError, "got NoneType"),
+    ([[1, 2]], TypeError, "got list"),
+    (np.zeros((3, 4, 5), np.uint8), ValueError, "got an array [3, 4, 5] of uint8"),
+    (np.zeros((4, 4, 4), np.uint8), ValueError, "got an array [4, 4, 4] of uint8"),
+    (np.zeros(4, np.uint8), ValueError, "got an array [4] of uint8"),
+    (np.zeros((4, 4, 3), np.uint16), ValueError, "of uint16"),
+    (np.zeros((4, 4, 3), np.int64), ValueError, "of int64"),
+    (np.zeros((4, 4, 3), bool), ValueError, "of bool"),
+    (np.zeros((4, 4, 3), complex), ValueError, "of complex128"),
+    (np.zeros((0, 4, 3), np.uint8), ValueError, "got an array [0, 4, 3]"),
+    (np.full((4, 4, 3), 200.0), ValueError, "from 200 to 200"),
+    (np.full((4, 4, 3), -0.1), ValueError, "from -0.1 to -0.1"),
+    (np.full((4, 4, 3), np.nan), ValueError, "from nan to nan"),
+    (torch.zeros(4, 4, 3, dtype=torch.uint8), ValueError, "got a tensor [4, 4, 3] of uint8"),
+    (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ValueError, "got a tensor [1, 3, 4, 4]"),
+    (torch.zeros(3, 0, 4, dtype=torch.uint8), ValueError, "got a tensor [3, 0, 4]"),
+    (torch.zeros(3, 4, 0, dtype=torch.uint8), ValueError, "got a tensor [3, 4, 0]"),
+    (torch.zeros(3, 4, 4, dtype=torch.int32), ValueError, "of int32"),
 ]
 
 
-@pytest.mark.parametrize(("image", "error"), BAD_IMAGES)
-def test_anything_but_an_rgb_uint8_tensor_is_refused(image: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"image must be a uint8 tensor \[3, H, W\]") as caught:
+@pytest.mark.parametrize(("image", "error", "message"), BAD_IMAGES)
+def test_anything_else_is_refused_in_one_line(
+    image: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)) as caught:
         SelectiveSearch()(image)
+    assert "image must be an RGB or grey image" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def draw(kind: str, height: int, width: int, seed: int) -> NDArray[Any]:
+    """Make an image of a kind that has broken searches."""
+    rng = np.random.default_rng(seed)
+    if kind == "flat":
+        return np.full((height, width, 3), rng.integers(256), np.uint8)
+    if kind == "noise":
+        return rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    if kind == "grey":
+        return rng.integers(0, 256, (height, width)).astype(np.uint8)
+    if kind == "float":
+        return rng.random((height, width, 3)).astype(np.float32)
+    if kind == "ramp":
+        shades = np.linspace(0, 255, height * width).astype(np.uint8)
+        return shades.reshape(height, width, 1).repeat(3, axis=2)
+    checks = np.indices((height, width)).sum(axis=0) % 2 * 255
+    return checks.astype(np.uint8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["flat", "noise", "grey", "float", "ramp", "checks"]),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40))
+    | st.sampled_from([(1, 3000), (3000, 1), (2, 999), (999, 2)]),
+    preset=st.sampled_from(["fast", "opencv", "quality"]),
+    options=st.fixed_dictionaries(
+        {
+            "width": st.sampled_from([None, 1, 30, 64]),
+            "connectivity": st.sampled_from([4, 8]),
+            "exact": st.booleans(),
+            "order": st.sampled_from(ORDERS),
+            "min_side": st.sampled_from([1, 20]),
+            "sigma": st.sampled_from([0, 0.8]),
+        }
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_no_image_breaks_the_search(
+    kind: str, size: tuple[int, int], preset: str, options: dict[str, Any], seed: int
+) -> None:
+    search = SelectiveSearch(preset, **options)
+    check_boxes(search(draw(kind, *size, seed)), *size)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from(["noise", "ramp", "checks"]),
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    exact=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_region_trees_hold_together(
+    kind: str, size: tuple[int, int], exact: bool, seed: int
+) -> None:
+    search = SelectiveSearch(width=None, scales=[(50, 5), (200, 1)], exact=exact)
+    trees = search.region_trees(draw(kind, *size, seed))
+    ways = [(t.colour_space, t.scale, t.similarity) for t in trees]
+    assert ways == [*product(search.colour_spaces, search.scales, search.similarities)]
+    for tree in trees:
+        assert len(tree) == 2 * tree.num_initial - 1 == len(tree.levels) == len(tree.boxes)
+        assert tree.mask(len(tree) - 1).all()
+        assert tree.levels[: tree.num_initial].max() == 0
+        for region in range(0, len(tree), 7):
+            mask = tree.mask(region)
+            rows, columns = np.nonzero(mask)
+            assert tree.sizes[region] == mask.sum()
+            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert tree.boxes[region].tolist() == box
+            parts = np.flatnonzero(tree.parents == region)
+            if len(parts):
+                assert (mask == (tree.mask(parts[0]) ^ tree.mask(parts[1]))).all()
+                assert tree.levels[region] == 1 + tree.levels[parts].max()
+        assert (tree.cut(tree.num_initial) == tree.labels).all()
+        for count in range(1, tree.num_initial + 1, 5):
+            assert len(np.unique(tree.cut(count))) == count
+
+
+def test_questions_that_a_tree_cannot_answer_are_refused() -> None:
+    tree = SelectiveSearch(width=100).region_trees(photo())[0]
+    with pytest.raises(IndexError, match=f"no region {len(tree)}"):
+        tree.mask(len(tree))
+    with pytest.raises(ValueError, match=f"from 1 to {tree.num_initial}: got 0"):
+        tree.cut(0)
+
+
+def test_boxes_come_from_the_trees() -> None:
+    search = SelectiveSearch(width=None, min_side=1)
+    boxes = np.concatenate([tree.boxes for tree in search.region_trees(photo())])
+    expected = torch.from_numpy(np.unique(boxes, axis=0)).float()
+    assert torch.equal(search(photo()).unique(dim=0), expected)
+
+
+@pytest.mark.parametrize("options", [{"exact": True}, {"connectivity": 8}, {"sigma": 0}])
+def test_segmentation_settings_matter(options: dict[str, Any]) -> None:
+    usual = SelectiveSearch(width=200)(photo())
+    other = SelectiveSearch(width=200, **options)(photo())
+    check_boxes(other, 120, 160)
+    assert not torch.equal(usual.unique(dim=0), other.unique(dim=0))
+
+
+def test_weights_of_similarities_matter() -> None:
+    usual, same, other = (
+        SelectiveSearch(width=200, similarities=[s])(photo())
+        for s in ("colour+fill", "fill+1.0*colour", "colour+5*fill")
+    )
+    assert torch.equal(usual, same)
+    assert not torch.equal(usual.unique(dim=0), other.unique(dim=0))
 
 
 BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
@@ -192,13 +362,19 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"colour_spaces": ["hvs"]}, "'hvs'"),
     ({"colour_spaces": []}, "must not be empty"),
     ({"similarities": ["colour+shape"]}, "'shape'"),
-    ({"similarities": []}, "no similarity ''"),
+    ({"similarities": []}, "must not be empty"),
+    ({"similarities": [""]}, "no similarity ''"),
     ({"scales": []}, "must not be empty"),
     ({"scales": [(0, 50)]}, "from 1 to"),
     ({"scales": [(10**9, 50)]}, "from 1 to"),
     ({"width": 0}, "width must be"),
     ({"max_boxes": 0}, "max_boxes must be"),
-    ({"sigma": 0}, "sigma must be"),
+    ({"sigma": -1}, "sigma must be"),
+    ({"sigma": float("nan")}, "sigma must be"),
+    ({"threads": 0}, "threads must be 1 or more: got 0"),
+    ({"min_side": 0}, "min_side must be 1 or more: got 0"),
+    ({"connectivity": 6}, "connectivity must be 4 or 8: got 6"),
+    ({"order": "random"}, "order must be one of evidence, rcnn: got 'random'"),
 ]
 
 

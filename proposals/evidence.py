@@ -1,0 +1,275 @@
+"""What the hierarchies of selective search tell about how well a region fits an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from proposals.grouping import Hierarchy, Neighbours
+
+FEATURES = (
+    "log area",
+    "log region area",
+    "log aspect",
+    "elongation",
+    "width",
+    "height",
+    "borders",
+    "border share",
+    "log size to sibling",
+    "area in parent",
+    "child in area",
+    "outer contrast",
+    "inner contrast",
+    "next contrast",
+    "boundary length",
+    "rank",
+    "log leaves",
+    "votes 0.7",
+    "votes 0.9",
+    "votes 1.0",
+)
+_AGREEMENT = 0.7, 0.9  # IoU at which two boxes count as the same finding; also exactly the same
+
+
+def describe(
+    hierarchies: Sequence[Hierarchy],
+    neighbours: Sequence[Neighbours],
+    width: int,
+    height: int,
+    *,
+    min_side: int = 1,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
+    """Gather the evidence about every region, leaving out those whose box is too small.
+
+    Returns:
+        The distinct boxes sorted by area, then coordinates, ``[N, 4]``; the box of each region,
+        ``[M]``; and the ``FEATURES`` of each region, ``[M, F]``.
+    """
+    boxes = np.concatenate([h.boxes for h in hierarchies])
+    features = np.empty((len(boxes), len(FEATURES)))
+    ends = np.cumsum([len(h.sizes) for h in hierarchies])
+    for hierarchy, touching, end in zip(hierarchies, neighbours, ends, strict=True):
+        _describe_regions(
+            *hierarchy[:3],
+            *boundaries(hierarchy.parents, *touching),
+            width,
+            height,
+            features[end - len(hierarchy.sizes) : end],
+        )
+    keep = large_enough(boxes, width, height, min_side)
+    distinct, regions = _sort_by_area(boxes[keep], width, height)
+    votes = count_votes(distinct, regions, np.cumsum(keep)[ends - 1])
+    features = features[keep]
+    features[:, -votes.shape[1] :] = np.log(votes / len(hierarchies))[regions]
+    return distinct, regions, features
+
+
+def box_codes(boxes: NDArray[np.int32], width: int, height: int) -> NDArray[np.int64]:
+    """Give each box one number, in the order of the coordinates."""
+    x1, y1, x2, y2 = boxes.T.astype(np.int64)
+    return np.asarray((x1 * height + y1) * (width * height) + (x2 - 1) * height + (y2 - 1))
+
+
+def large_enough(boxes: NDArray[np.int32], width: int, height: int, side: int) -> NDArray[np.bool_]:
+    """Tell which boxes have no side below ``side`` or are that of the whole image, ``[N]``."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    whole = (sides == [width, height]).all(axis=1)
+    return np.asarray(whole | (sides.min(axis=1) >= side))
+
+
+def _sort_by_area(
+    boxes: NDArray[np.int32], width: int, height: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the distinct boxes sorted by area, then coordinates, and where each box went."""
+    codes = box_codes(boxes, width, height)
+    order = np.argsort(codes)  # in any order where equal: those are the same box
+    codes = codes[order]
+    new = np.append(True, codes[1:] != codes[:-1])
+    number = np.empty(len(boxes), dtype=np.int64)
+    number[order] = np.cumsum(new) - 1
+    distinct = boxes[order[new]]
+    sides = (distinct[:, 2:] - distinct[:, :2]).astype(np.int64)
+    count = len(distinct)
+    order = np.argsort(sides[:, 0] * sides[:, 1] * count + np.arange(count))
+    place = np.empty(count, dtype=np.int64)
+    place[order] = np.arange(count)
+    return distinct[order], place[number]
+
+
+@njit(cache=True, nogil=True)
+def boundaries(
+    parents: NDArray[np.int32],
+    pairs: NDArray[np.int64],
+    lengths: NDArray[np.int32],
+    contrasts: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Measure where regions end, and where their two parts met.
+
+    Args:
+        parents: Of a hierarchy, ``[2 R - 1]``.
+        pairs: Initial regions that touch, ``[E, 2]``.
+        lengths: Pixel edges between them, ``[E]``.
+        contrasts: Sum of their weights, ``[E]``.
+
+    Returns:
+        For every region the pixel edges to other regions, the sum of their weights, the pixel
+        edges between the two regions it was merged from, and the sum of their weights.
+    """
+    length = np.zeros(len(parents), dtype=np.int64)
+    contrast = np.zeros(len(parents), dtype=np.int64)
+    inner = np.zeros(len(parents), dtype=np.int64)
+    inner_contrast = np.zeros(len(parents), dtype=np.int64)
+    for e in range(len(pairs)):
+        a, b = pairs[e]
+        for leaf in (a, b):
+            length[leaf] += lengths[e]
+            contrast[leaf] += contrasts[e]
+        while a != b:  # up to the region in which they are one; parents have higher numbers
+            if a < b:
+                a = np.int64(parents[a])
+            else:
+                b = np.int64(parents[b])
+        inner[a] += lengths[e]
+        inner_contrast[a] += contrasts[e]
+    for region in range(len(parents)):  # children come before their parents
+        length[region] -= 2 * inner[region]
+        contrast[region] -= 2 * inner_contrast[region]
+        parent = parents[region]
+        if parent >= 0:
+            length[parent] += length[region]
+            contrast[parent] += contrast[region]
+    return length, contrast, inner, inner_contrast
+
+
+@njit(cache=True, nogil=True)
+def _describe_regions(
+    boxes: NDArray[np.int32],
+    sizes: NDArray[np.int64],
+    parents: NDArray[np.int32],
+    length: NDArray[np.int64],
+    contrast: NDArray[np.int64],
+    inner: NDArray[np.int64],
+    inner_contrast: NDArray[np.int64],
+    width: int,
+    height: int,
+    features: NDArray[np.float64],
+) -> None:
+    """Write the ``FEATURES`` of a hierarchy's regions, all but the votes, ``[2 R - 1, F]``."""
+    count = len(sizes)
+    leaves = np.zeros(count)
+    area = np.empty(count)
+    child = np.zeros(count)  # area of the larger child's box
+    for i in range(count):
+        area[i] = np.int64(boxes[i, 2] - boxes[i, 0]) * np.int64(boxes[i, 3] - boxes[i, 1])
+        leaves[i] = max(leaves[i], 1)
+        if i + 1 < count:
+            leaves[parents[i]] += leaves[i]
+            child[parents[i]] = max(child[parents[i]], area[i])
+    # Contrasts are relative to the usual one of the image; + 1 where there may be no edges.
+    usual = (inner_contrast.sum() + 1) / (inner.sum() + 1)
+    outer = (contrast + 1) / (length + 1) / usual
+    for i in range(count):
+        x1, y1, x2, y2 = boxes[i]
+        w, h = float(x2 - x1), float(y2 - y1)
+        left_right = int(x1 == 0) + int(x2 == width)
+        top_bottom = int(y1 == 0) + int(y2 == height)
+        border = left_right * h + top_bottom * w
+        parent = parents[i] if i + 1 < count else i
+        row = features[i]
+        row[0] = np.log(area[i] / (width * height))
+        row[1] = np.log(sizes[i] / (width * height))
+        row[2] = np.log(w / h)
+        row[3] = abs(row[2])
+        row[4] = w / width
+        row[5] = h / height
+        row[6] = left_right + top_bottom
+        row[7] = border / (2 * (w + h))
+        sibling = max(sizes[parent] - sizes[i], 1)
+        row[8] = np.log(sizes[i] / sibling)
+        row[9] = area[i] / area[parent]
+        row[10] = child[i] / area[i]
+        row[11] = np.log(outer[i])
+        row[12] = np.log((inner_contrast[i] + 1) / (inner[i] + 1) / usual)
+        row[13] = outer[parent]
+        row[14] = min(length[i] / max(2 * (w + h) - border, 1.0), 5.0)
+        row[15] = (count - i) / count
+        row[16] = np.log(leaves[i])
+
+
+@njit(cache=True, nogil=True)
+def count_votes(
+    boxes: NDArray[np.int32], regions: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Count in how many hierarchies each box is found, about and exactly.
+
+    Args:
+        boxes: Distinct boxes, sorted by area, ``[N, 4]``.
+        regions: The box of each region, one hierarchy after the other, ``[M]``.
+        ends: Where the regions of each hierarchy end, ``[S]``.
+
+    Returns:
+        ``[N, 3]``: hierarchies with this box, summed over all boxes that overlap it by at least
+        each IoU of ``_AGREEMENT``, and for the box itself.
+    """
+    count = len(boxes)
+    found = np.zeros(count, dtype=np.int64)
+    latest = np.full(count, -1)
+    start = 0
+    for number, end in enumerate(ends):
+        for i in range(start, end):
+            if latest[regions[i]] != number:
+                latest[regions[i]] = number
+                found[regions[i]] += 1
+        start = end
+
+    areas = measure_areas(boxes)
+    low, high = np.float32(_AGREEMENT[0]), np.float32(_AGREEMENT[1])
+    corners = np.ascontiguousarray(boxes.T).astype(np.float32)
+    iou = np.empty(count, dtype=np.float32)
+    votes = np.empty((count, 3), dtype=np.int64)
+    for i in range(count):
+        begin = np.searchsorted(areas, areas[i] * low)
+        end = np.searchsorted(areas, areas[i] / low, side="right")
+        overlaps = iou[: end - begin]
+        overlaps_with(corners, areas, i, begin, end, overlaps)
+        about = almost = 0
+        numbers = found[begin:end]
+        for j in range(len(overlaps)):
+            about += numbers[j] * (overlaps[j] >= low)
+            almost += numbers[j] * (overlaps[j] >= high)
+        votes[i] = about, almost, found[i]
+    return votes
+
+
+@njit(cache=True, nogil=True)
+def measure_areas(boxes: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return the areas of boxes, ``[N]``."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float32)
+    return sides[:, 0] * sides[:, 1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # a test for zero would not be vectorised
+def overlaps_with(
+    corners: NDArray[np.float32],
+    areas: NDArray[np.float32],
+    i: int,
+    begin: int,
+    end: int,
+    iou: NDArray[np.float32],
+) -> None:
+    """Write the IoU of box ``i`` with boxes ``begin`` to ``end``; no branches, hence vectorised."""
+    zero = np.float32(0)
+    left, top, right, bottom = corners[:, i]
+    area = areas[i]
+    x1, y1 = corners[0][begin:end], corners[1][begin:end]
+    x2, y2 = corners[2][begin:end], corners[3][begin:end]
+    others = areas[begin:end]
+    for j in range(len(iou)):
+        w = (x2[j] if x2[j] < right else right) - (x1[j] if x1[j] > left else left)
+        h = (y2[j] if y2[j] < bottom else bottom) - (y1[j] if y1[j] > top else top)
+        common = (w if w > zero else zero) * (h if h > zero else zero)
+        iou[j] = common / (area + others[j] - common)
