@@ -70,6 +70,8 @@ def _gather_pairs(
         for x in range(width):
             right = min(x + 1, width - 1)
             here = labels[y, x]
+            if weights.shape[2] == 2 and here == labels[y, right] and here == labels[below, x]:
+                continue
             for direction in range(weights.shape[2]):
                 if direction == 0:
                     there = labels[y, right]
@@ -170,7 +172,7 @@ def _link(pairs: NDArray[np.int64], scores: NDArray[np.float64], num_nodes: int)
 
 
 @njit(cache=True, nogil=True)
-def _set_best(best: _Best, region: int, score: float, partner: int) -> None:
+def _set_best(best: _Best, region: int | np.int32, score: float, partner: int) -> None:
     """Note a region's best pair, and that of its block."""
     before = best.score[region]
     best.score[region] = score
@@ -207,15 +209,15 @@ def _search_best(graph: _Graph, best: _Best, region: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _argmax(best: _Best) -> int:
+def _argmax(best: _Best) -> np.int32:
     """Return the first region whose best pair is the best of all."""
     block = np.argmax(best.block)
     start = block * _BLOCK
-    return int(start + np.argmax(best.score[start : start + _BLOCK]))
+    return np.int32(start + np.argmax(best.score[start : start + _BLOCK]))
 
 
 @njit(cache=True, nogil=True)
-def _inherit(graph: _Graph, a: int, b: int, new: int, met: NDArray[np.int32]) -> None:
+def _inherit(graph: _Graph, a: np.int32, b: np.int32, new: int, met: NDArray[np.int32]) -> None:
     """Give the neighbours of two joined regions to their union, each once."""
     last = -1
     part, cell = a, graph.first[a]
@@ -277,7 +279,7 @@ def _shares(histograms: _Histograms, region: int) -> NDArray[np.uint16]:
 
 
 @njit(cache=True, nogil=True)
-def _unite(histograms: _Histograms, a: int, b: int, new: int, size: int) -> None:
+def _unite(histograms: _Histograms, a: np.int32, b: np.int32, new: int, size: int) -> None:
     count = len(histograms.counts)
     counts, unions = histograms.counts, histograms.union_counts
     one = counts[a] if a < count else unions[a - count]
