@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from proposals.grouping import Hierarchy, Neighbours
+from proposals.grouping import Hierarchy
+from proposals.neighbours import Neighbours
 
 FEATURES = (
     "log area",

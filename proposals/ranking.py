@@ -14,7 +14,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from proposals.evidence import box_codes, describe, large_enough, measure_areas, overlaps_with
-from proposals.grouping import Hierarchy, Neighbours
+from proposals.grouping import Hierarchy
+from proposals.neighbours import Neighbours
 from proposals.ranking_table import HIDDEN, OUTPUT
 
 _HEAD = 1000  # so many boxes are kept apart; the rest follows by what is left of its score

@@ -10,7 +10,7 @@ rule for the smallest ``k``, and no edge of theirs was refused before, every lar
 them too. That part is done once, and each scale goes on from there with the edges that are left.
 The result is exactly what one separate run for each scale gives.
 
-``segment_exactly`` does without rounding, one scale at a time, and takes several times as long.
+``exact_segmentation`` does without rounding, one scale at a time, and takes ten times as long.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 UNITS = 16  # weight units in one grey level
 _MAX_WEIGHT = 442 * UNITS  # above the distance between black and white, 255 * sqrt(3)
 # Rows and columns from a pixel to the neighbours it shares an edge with, for 4 or 8 neighbours.
-_DIRECTIONS = np.array([(0, 1), (1, 0), (1, 1), (1, -1)])
+DIRECTIONS = np.array([(0, 1), (1, 0), (1, 1), (1, -1)])
 
 
 class _Parts(NamedTuple):
@@ -61,35 +61,6 @@ def segment(
     ]
 
 
-def segment_exactly(
-    image: NDArray[np.float32], k: float, min_size: int, *, connectivity: int = 4
-) -> NDArray[np.int32]:
-    """Segment an image as published, without rounding weights.
-
-    Args:
-        image: Colours in 0..255, usually blurred a little, ``[H, W, C]``.
-        k: The scale of observation in grey levels times pixels.
-        min_size: The smallest region in pixels.
-        connectivity: Neighbours of a pixel, 4 or 8.
-
-    Returns:
-        The region of every pixel, ``[H, W]``, numbered from 0 in raster order.
-    """
-    height, width, _ = image.shape
-    pairs, weights = [], []
-    numbers = np.arange(height * width).reshape(height, width)
-    for dy, dx in _DIRECTIONS[: connectivity // 2]:
-        here = np.s_[: height - dy, max(0, -dx) : width - max(0, dx)]
-        there = np.s_[dy:, max(0, dx) : width + min(0, dx)]
-        difference = image[here].astype(np.float64) - image[there]
-        pairs.append(np.stack([numbers[here], numbers[there]], axis=-1).reshape(-1, 2))
-        weights.append(np.sqrt((difference**2).sum(axis=-1)).ravel())
-    edges, lengths = np.concatenate(pairs), np.concatenate(weights)
-    order = np.lexsort((edges[:, 1], edges[:, 0], lengths))
-    labels = _join_exactly(edges[order], lengths[order], height * width, float(k), min_size)
-    return np.asarray(labels.reshape(height, width))
-
-
 def edge_weights(image: NDArray[np.float32], connectivity: int = 4) -> NDArray[np.uint16]:
     """Weigh the edges from each pixel to its neighbours to the right and below.
 
@@ -106,7 +77,7 @@ def edge_weights(image: NDArray[np.float32], connectivity: int = 4) -> NDArray[n
     height, width, _ = image.shape
     weights = np.full((height, width, connectivity // 2), _MAX_WEIGHT, dtype=np.uint16)
     image = np.ascontiguousarray(image, dtype=np.float32)
-    for direction, (dy, dx) in enumerate(_DIRECTIONS[: connectivity // 2]):
+    for direction, (dy, dx) in enumerate(DIRECTIONS[: connectivity // 2]):
         here = image[: height - dy, max(0, -dx) : width - max(0, dx)]
         there = image[dy:, max(0, dx) : width + min(0, dx)]
         _weigh(here, there, weights[: height - dy, max(0, -dx) : width - max(0, dx), direction])
@@ -131,7 +102,7 @@ def _weigh(
 def _steps(weights: NDArray[np.uint16]) -> NDArray[np.uint32]:
     """Return how much larger the number of the other pixel of an edge is, by direction."""
     _, width, directions = weights.shape
-    return np.asarray(_DIRECTIONS[:directions] @ [width, 1]).astype(np.uint32)
+    return np.asarray(DIRECTIONS[:directions] @ [width, 1]).astype(np.uint32)
 
 
 @njit(cache=True, nogil=True)
@@ -159,7 +130,7 @@ def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArra
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _find(parent: NDArray[np.uint32], node: np.uint32) -> np.uint32:
+def find(parent: NDArray[np.uint32], node: np.uint32) -> np.uint32:
     """Return the root of a node, halving the path to it."""
     while parent[node] != node:
         parent[node] = parent[parent[node]]
@@ -192,8 +163,8 @@ def _join_for_all_scales(
     for i in range(edges.size):
         edge, w = edges[i], np.int32(weights[i])
         pixel = edge >> shift
-        a = _find(parent, pixel)
-        b = _find(parent, np.uint32(pixel + steps[edge & mask]))
+        a = find(parent, pixel)
+        b = find(parent, np.uint32(pixel + steps[edge & mask]))
         if a == b:
             continue
         if w <= min(threshold[a], threshold[b]):
@@ -228,7 +199,7 @@ def _number_parts(
     roots = np.flatnonzero(parent == np.arange(parent.size))
     count = np.uint32(0)
     for pixel in range(parent.size):
-        root = _find(parent, np.uint32(pixel))
+        root = find(parent, np.uint32(pixel))
         if number[root] == unseen:
             number[root] = count
             roots[count] = root
@@ -306,41 +277,3 @@ def _rename_smaller(
     members[a] += members[b]
     size[a] += size[b]
     return a
-
-
-@njit(cache=True, nogil=True)
-def _join_exactly(
-    edges: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    num_pixels: int,
-    k: float,
-    min_size: int,
-) -> NDArray[np.int32]:
-    """Segment by sorted edges; return the region of each pixel, ``[P]``."""
-    parent = np.arange(num_pixels).astype(np.uint32)
-    size = np.ones(num_pixels, dtype=np.int64)
-    threshold = np.full(num_pixels, k)
-    for small_only in (False, True):
-        for i in range(len(edges)):
-            a = _find(parent, np.uint32(edges[i, 0]))
-            b = _find(parent, np.uint32(edges[i, 1]))
-            if a == b:
-                continue
-            if small_only:
-                join = min(size[a], size[b]) < min_size
-            else:
-                join = weights[i] <= min(threshold[a], threshold[b])
-            if join:
-                parent[b] = a
-                size[a] += size[b]
-                threshold[a] = weights[i] + k / size[a]
-    number = np.full(num_pixels, -1, dtype=np.int32)
-    labels = np.empty(num_pixels, dtype=np.int32)
-    count = 0
-    for pixel in range(num_pixels):
-        root = _find(parent, np.uint32(pixel))
-        if number[root] == -1:
-            number[root] = count
-            count += 1
-        labels[pixel] = number[root]
-    return labels

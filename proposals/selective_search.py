@@ -15,12 +15,16 @@ from torch import Tensor
 
 from proposals.colour import COLOUR_SPACES
 from proposals.compiling import prepare_process
-from proposals.grouping import Hierarchy, Neighbours, find_neighbours, group
+from proposals.exact_segmentation import segment_exactly
+from proposals.grouping import Hierarchy, group
+from proposals.neighbours import Neighbours, find_neighbours
 from proposals.pixels import Pixels, as_pixels
 from proposals.ranking import order_by_evidence, order_by_rcnn
 from proposals.region_tree import RegionTree
-from proposals.segmentation import edge_weights, segment, segment_exactly
-from proposals.similarity import compare, measure, parse_similarity, texture_codes
+from proposals.regions import measure
+from proposals.segmentation import edge_weights, segment
+from proposals.similarity import compare, parse_similarity
+from proposals.texture import texture_codes
 
 _T = TypeVar("_T")
 ORDERS = ("evidence", "rcnn")

@@ -19,7 +19,7 @@ ONLY_IN = {
         "detect/videos.py",
         "detect/diagnosis.py",
         "proposals/selective_search.py",
-        "proposals/similarity.py",
+        "proposals/colour.py",
     },
     "tqdm": set(),
     "pickle": set(),

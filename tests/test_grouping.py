@@ -10,18 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from proposals.grouping import Hierarchy, Neighbours, find_neighbours, group
+from proposals.grouping import Hierarchy, group
+from proposals.neighbours import Neighbours, find_neighbours
+from proposals.regions import COLOUR_BINS, Regions, measure
 from proposals.segmentation import edge_weights
-from proposals.similarity import (
-    COLOUR_BINS,
-    ONE,
-    TEXTURE_BINS,
-    Regions,
-    compare,
-    measure,
-    parse_similarity,
-    texture_codes,
-)
+from proposals.similarity import ONE, compare, parse_similarity
+from proposals.texture import TEXTURE_BINS, texture_codes
 
 WEIGHTS = [(1, 1, 1, 1), (0, 1, 1, 1), (1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0.5, 2, 0, 1)]
 Labels = NDArray[np.int32]

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from skimage.segmentation import felzenszwalb
 
-from proposals.segmentation import UNITS, edge_weights, segment, segment_exactly
+from proposals.exact_segmentation import segment_exactly
+from proposals.segmentation import UNITS, edge_weights, segment
 
 Image = NDArray[np.float32]
 
