@@ -1,9 +1,10 @@
-"""Time selective search against OpenCV contrib's, on the same photos and one thread each.
+"""Time selective search against OpenCV contrib's and dlib's, photo by photo in turn.
 
-OpenCV's selective search needs opencv-contrib-python, which cannot share an environment with
-opencv-python: give the Python of an environment that has it.
+The others need opencv-contrib-python, which cannot share an environment with opencv-python, and
+dlib: give the Python of an environment that has them (dlib may be missing).
 
-    python benchmarks/selective_search.py VOC_ROOT --opencv-python OTHER_ENV/bin/python
+    python -m venv ../anchor && ../anchor/bin/pip install opencv-contrib-python dlib
+    python benchmarks/selective_search.py VOC2007 --anchor-python ../anchor/bin/python
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,127 +25,181 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not t
 
 from detect.data.records import Record
 from detect.data.voc import read_voc
-from proposals import SelectiveSearch
 from proposals.recall import average_best_overlap, average_recall, best_overlaps, recall
 
-# Runs in the other environment: a path a line in, boxes and seconds out.
-OPENCV_WORKER = """
+BUDGETS = None, 200, 500
+
+# Every method is a process of its own, of which one works at a time: a path a line in; boxes,
+# seconds (without reading the file) and the peak of resident memory in KiB out.
+WORKER = """
 import json, sys, time
-import cv2
-cv2.setNumThreads(1)
-mode, width = sys.argv[1], int(sys.argv[2])
-print(json.dumps(cv2.__version__), flush=True)
-for line in sys.stdin:
-    image = cv2.imread(line.rstrip("\\n"))
-    start = time.perf_counter()
+import cv2, numpy as np
+method, setting, width, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+cv2.setNumThreads(threads)
+
+def opencv(image):
     scale = image.shape[1] / width
     image = cv2.resize(image, (width, round(image.shape[0] / scale)))
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(image)
-    getattr(search, "switchToSelectiveSearch" + mode)()
-    x, y, w, h = search.process().T.astype(float) * scale
+    getattr(search, "switchToSelectiveSearch" + setting)()
+    boxes = search.process().astype(float)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes * scale
+
+def dlib_search(image):
+    scale = image.shape[1] / width
+    image = cv2.resize(image, (width, round(image.shape[0] / scale)))
+    rectangles = []
+    pixels = np.ascontiguousarray(image[..., ::-1])
+    dlib.find_candidate_object_locations(pixels, rectangles, min_size=int(setting))
+    corners = [(r.left(), r.top(), r.right() + 1, r.bottom() + 1) for r in rectangles]
+    return np.array(corners, dtype=float).reshape(-1, 4) * scale
+
+def ours(image):
+    return np.asarray(search(np.ascontiguousarray(image[..., ::-1])), dtype=float)
+
+if method == "opencv":
+    run, version = opencv, cv2.__version__
+    cv2.ximgproc.segmentation
+elif method == "dlib":
+    import dlib
+    run, version = dlib_search, dlib.__version__
+else:
+    sys.path.insert(0, sys.argv[5])
+    from proposals import SelectiveSearch
+    search = SelectiveSearch(setting, width=width, threads=threads)
+    run, version = ours, ""
+    run(np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8))
+print(json.dumps(version), flush=True)
+for line in sys.stdin:
+    image = cv2.imread(line.rstrip("\\n"))
+    start = time.perf_counter()
+    boxes = run(image)
     seconds = time.perf_counter() - start
-    boxes = list(zip(x.tolist(), y.tolist(), (x + w).tolist(), (y + h).tolist()))
-    print(json.dumps([boxes, seconds]), flush=True)
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    print(json.dumps([boxes.tolist(), seconds, peak]), flush=True)
 """
 
 
-class OpenCV:
-    """Selective search in another environment."""
+class Method:
+    """A search in a process of its own, and what it found so far."""
 
-    def __init__(self, python: str, mode: str, width: int) -> None:
-        command = [python, "-c", OPENCV_WORKER, mode, str(width)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    def __init__(self, name: str, python: str, arguments: Sequence[str]) -> None:
+        self.name = name
+        self.seconds: list[float] = []
+        self.boxes: list[int] = []
+        self.overlaps: list[Tensor] = []  # of each photo, [len(BUDGETS), G]
+        self.peak = 0
+        self._process = subprocess.Popen(
+            [python, "-c", WORKER, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        self.version = json.loads(self._read_line())
+        self.version = json.loads(self._exchange(None))
 
-    def _read_line(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("OpenCV's process ended: has its environment opencv-contrib-python?")
-        return line
+    def _exchange(self, line: str | None) -> str:
+        given, answers = self._process.stdin, self._process.stdout
+        assert given is not None and answers is not None
+        if line is not None:
+            given.write(f"{line}\n")
+            given.flush()
+        answer = answers.readline()
+        if not answer:
+            raise SystemExit(f"{self.name} ended: see above; --help tells what it needs")
+        return answer
 
-    def __call__(self, path: Path) -> tuple[Tensor, float]:
-        """Return the boxes of a photo and the seconds they took, without reading the file."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{path}\n")
-        self.process.stdin.flush()
-        boxes, seconds = json.loads(self._read_line())
-        return torch.tensor(boxes).reshape(-1, 4), seconds
-
-
-class Ours:
-    """Selective search of this project, compiled before the first measurement."""
-
-    def __init__(self, preset: str, width: int) -> None:
-        self.search = SelectiveSearch(preset, width=width)
-        self.search(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8))
-
-    def __call__(self, path: Path) -> tuple[Tensor, float]:
-        """Return the boxes of a photo and the seconds they took, without reading the file."""
-        pixels = np.asarray(cv2.imread(str(path)))[..., ::-1].copy()  # BGR
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        start = time.perf_counter()
-        boxes = self.search(image)
-        return boxes, time.perf_counter() - start
-
-
-@dataclass
-class Row:
-    """What one method found."""
-
-    seconds: list[float] = field(default_factory=list)
-    boxes: list[int] = field(default_factory=list)
-    overlaps: list[Tensor] = field(default_factory=list)
-
-    def add(self, boxes: Tensor, seconds: float, truth: Tensor) -> None:
-        """Measure the proposals of one photo."""
+    def measure(self, record: Record) -> None:
+        """Search one photo."""
+        boxes, seconds, self.peak = json.loads(self._exchange(str(record.path)))
         self.seconds.append(seconds)
         self.boxes.append(len(boxes))
-        self.overlaps.append(best_overlaps(boxes, truth)[0])
+        proposals = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        self.overlaps.append(best_overlaps(proposals, record.boxes, BUDGETS))
 
-    def line(self, name: str, reference: float) -> str:
-        """Return the row of the table; ``reference`` in seconds is 1x."""
-        median = statistics.median(self.seconds)
-        overlaps = torch.cat(self.overlaps)
-        half, tight = recall(overlaps, (0.5, 0.7)).tolist()
-        measures = (half, tight, average_recall(overlaps), average_best_overlap(overlaps))
-        columns = " ".join(f"{float(m):7.3f}" for m in measures)
-        speed = f"{reference / median:6.1f}x"
-        return (
-            f"{name:24} {1000 * median:8.1f} {statistics.median(self.boxes):7.0f} {columns} {speed}"
-        )
+    def columns(self, anchor: Method) -> list[str]:
+        """Return a row of the table; speed is the median of the ratios on each photo."""
+        ratios = [a / b for a, b in zip(anchor.seconds, self.seconds, strict=True)]
+        numbers = measures(torch.cat(self.overlaps, dim=1)).tolist()
+        return [
+            f"{1000 * statistics.median(self.seconds):.1f}",
+            f"{statistics.median(ratios):.1f}x",
+            f"{statistics.median(self.boxes):.0f}",
+            *(f"{number:.3f}" for number in numbers),
+            f"{self.peak / 2**10:.0f}",
+        ]
+
+
+def measures(overlaps: Tensor) -> Tensor:
+    """Return R@0.5, R@0.7, AR and ABO with all boxes, AR@200 and AR@500, ``[6]``."""
+    ends = average_recall(overlaps)
+    return torch.stack(
+        [*recall(overlaps[0], (0.5, 0.7)), ends[0], average_best_overlap(overlaps)[0], *ends[1:]]
+    )
+
+
+def interval(one: Method, other: Method, repetitions: int = 2000) -> list[str]:
+    """Return 95 % intervals of the differences of ``measures``, photos drawn with replacement."""
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    for _ in range(repetitions):
+        drawn = torch.randint(len(one.overlaps), (len(one.overlaps),), generator=generator)
+        values = [measures(torch.cat([m.overlaps[i] for i in drawn], dim=1)) for m in (one, other)]
+        differences.append(values[0] - values[1])
+    ends = torch.stack(differences).quantile(torch.tensor([0.025, 0.975]), dim=0)
+    return [f"{low:+.3f}..{high:+.3f}" for low, high in ends.T.tolist()]
 
 
 def machine() -> str:
-    """Name the processor and the number of cores."""
+    """Name the processor, the number of cores and what else they were busy with."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else 'unknown processor'}, {os.cpu_count()} cores"
+    load = f", load {os.getloadavg()[0]:.2f} at the start" if hasattr(os, "getloadavg") else ""
+    return f"{models[0] if models else 'unknown processor'}, {os.cpu_count()} cores{load}"
 
 
-def measure(opencv: dict[str, OpenCV], ours: dict[str, Ours], records: list[Record]) -> None:
-    """Take the photos in turn, so that a busy machine slows all methods alike; print the table."""
-    rows = {name: Row() for name in [*opencv, *ours, *(f"{name}, cut" for name in ours)]}
-    for record in records:
-        assert record.path is not None
-        for name, reference in opencv.items():
-            rows[name].add(*reference(record.path), record.boxes)
-        for name, search in ours.items():
-            boxes, seconds = search(record.path)
-            rows[name].add(boxes, seconds, record.boxes)
-            cut = boxes[: rows["OpenCV fast"].boxes[-1]]
-            rows[f"{name}, cut"].add(cut, seconds, record.boxes)
+def start_methods(args: argparse.Namespace) -> dict[str, list[Method]]:
+    """Start every process, grouped under the anchor that it is compared with."""
+    width = str(args.width)
 
-    titles = " ".join(f"{title:>7}" for title in ("boxes", "R@0.5", "R@0.7", "AR", "ABO", "speed"))
-    print(f"{'':24} {'ms':>8} {titles}")
-    baseline = statistics.median(rows["OpenCV fast"].seconds)
-    for name, row in rows.items():
-        print(row.line(name, baseline))
-    print("Medians a photo, one thread. cut: to as many boxes as OpenCV fast.")
+    def anchor(method: str, setting: str, threads: int) -> Method:
+        plural = "s" if threads > 1 else ""
+        name = f"{method} {setting}".lower() + f", {threads} thread{plural}"
+        return Method(name, args.anchor_python, [method, setting, width, str(threads)])
+
+    def ours(preset: str, threads: int) -> Method:
+        plural = "s" if threads > 1 else ""
+        arguments = ["ours", preset, width, str(threads), sys.path[0]]
+        return Method(f"{preset}, {threads} thread{plural}", sys.executable, arguments)
+
+    groups = {}
+    for threads in args.threads:
+        group = [anchor("opencv", "Fast", threads), *(ours(p, threads) for p in args.presets)]
+        groups[f"Fast settings, {threads} thread(s)"] = group
+    if not args.no_dlib:
+        # Its default, and what gives about as many boxes as the others.
+        group = groups[f"Fast settings, {args.threads[0]} thread(s)"]
+        group += [anchor("dlib", min_size, 1) for min_size in ("20", "500")]
+    if args.quality:
+        quality = [anchor("opencv", "Quality", n) for n in args.threads[:1]]
+        groups["Quality settings"] = quality + [ours("quality", n) for n in args.threads]
+    return groups
+
+
+def print_group(title: str, methods: list[Method]) -> None:
+    """Print a table, the first method being the anchor."""
+    anchor = methods[0]
+    heads = ("ms", "speed", "boxes", "R@0.5", "R@0.7", "AR", "ABO", "AR@200", "AR@500", "peak MiB")
+    print(f"\n{title}\n{'':24}" + "".join(f"{head:>9}" for head in heads))
+    for method in methods:
+        print(f"{method.name:24}" + "".join(f"{c:>9}" for c in method.columns(anchor)))
+    print("95 % intervals of the difference to the first line:")
+    for method in methods[1:]:
+        ends = zip(heads[3:9], interval(method, anchor), strict=True)
+        print(f"{method.name:24} " + "  ".join(f"{head} {end}" for head, end in ends))
 
 
 def main() -> None:
@@ -156,25 +208,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("root", help="folder of VOC2007: JPEGImages, Annotations, ImageSets")
-    parser.add_argument("--opencv-python", required=True, help="Python with opencv-contrib-python")
+    parser.add_argument("--anchor-python", required=True, help="Python of the other environment")
     parser.add_argument("--split", default="val")
     parser.add_argument("--photos", type=int, default=60)
+    parser.add_argument("--min-objects", type=int, default=3, help="photos with as many only")
     parser.add_argument("--width", type=int, default=500)
-    parser.add_argument("--presets", nargs="+", default=["fast", "googlenet", "opencv"])
-    parser.add_argument("--quality", action="store_true", help="OpenCV's quality mode as well")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--presets", nargs="+", default=["opencv", "fast", "googlenet"])
+    parser.add_argument("--quality", action="store_true", help="the quality modes as well")
+    parser.add_argument("--no-dlib", action="store_true", help="leave dlib out")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    modes = ["Fast", "Quality"] if args.quality else ["Fast"]
-    opencv = {f"OpenCV {m.lower()}": OpenCV(args.opencv_python, m, args.width) for m in modes}
-    ours = {preset: Ours(preset, args.width) for preset in args.presets}
-    records = read_voc(args.root, args.split)
+    groups = start_methods(args)
+    records = [r for r in read_voc(args.root, args.split) if len(r.boxes) >= args.min_objects]
     records = records[:: max(1, len(records) // args.photos)][: args.photos]
-    version = opencv["OpenCV fast"].version
-    print(f"{machine()}; OpenCV {version}")
-    print(f"{len(records)} photos of {args.split}, resized to width {args.width}")
-    measure(opencv, ours, records)
+    versions = {m.name: m.version for methods in groups.values() for m in methods if m.version}
+    print(f"{machine()}\n{'; '.join(f'{name}: {v}' for name, v in versions.items())}")
+    objects = sum(len(r.boxes) for r in records)
+    print(
+        f"{len(records)} photos of {args.split} with {args.min_objects} objects or more, resized "
+        f"to width {args.width}; all {objects} objects count, difficult and small ones too.\n"
+        "Medians a photo, methods in turn on each, reading not counted; speed: the median ratio."
+    )
+    for record in records:
+        for methods in groups.values():
+            for method in methods:
+                method.measure(record)
+    for title, methods in groups.items():
+        print_group(title, methods)
 
 
 if __name__ == "__main__":

@@ -84,9 +84,27 @@ def order_by_evidence(
 
 def scores(features: NDArray[np.float64]) -> NDArray[np.float64]:
     """Estimate the logarithm of how well regions fit objects, ``[M, F] -> [M]``, at most 0."""
-    hidden = np.maximum(features @ HIDDEN[:-1] + HIDDEN[-1], 0)
-    logits = hidden @ OUTPUT[:-1] + OUTPUT[-1]
-    return np.asarray(-np.logaddexp(0, -logits))
+    return np.asarray(_scores(features, HIDDEN, OUTPUT))
+
+
+@njit(cache=True, nogil=True)
+def _scores(
+    features: NDArray[np.float64], hidden: NDArray[np.float64], output: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    # Sums in one order, which those of a matrix product are not on every machine.
+    count, width = features.shape
+    units = np.empty(hidden.shape[1])
+    scores = np.empty(count)
+    for i in range(count):
+        units[:] = hidden[width]
+        for f in range(width):
+            for u in range(units.size):
+                units[u] += features[i, f] * hidden[f, u]
+        logit = output[-1]
+        for u in range(units.size):
+            logit += max(units[u], 0.0) * output[u]
+        scores[i] = min(logit, 0.0) - np.log1p(np.exp(-abs(logit)))
+    return scores
 
 
 @njit(cache=True, nogil=True)

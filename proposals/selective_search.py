@@ -47,9 +47,9 @@ PRESETS = {
     "fast": Preset(("hsv", "lab"), ((50, 50), (100, 100)), (_CTSF, _TSF)),
     # Superpixels twice as large: Szegedy et al. 2014, section 8.
     "googlenet": Preset(("hsv", "lab"), ((100, 100), (200, 200)), (_CTSF, _TSF)),
-    # OpenCV's fast mode, which keeps small boxes as well: 12 hierarchies.
+    # OpenCV's fast mode, which keeps small boxes as well: 12 hierarchies, about as many boxes.
     "opencv": Preset(
-        ("hsv", "lab"), ((150, 100), (300, 100), (450, 100)), (_CTSF, _TSF), min_side=1
+        ("hsv", "lab"), ((150, 100), (300, 100), (450, 100)), (_CTSF, _TSF), min_side=12
     ),
     # The "quality" setting of Uijlings et al.: 80 hierarchies.
     "quality": Preset(
