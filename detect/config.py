@@ -174,8 +174,9 @@ def build(name: str, chosen: Any) -> Any:
 def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
     """Return what other detections would come from, if it were changed."""
     names = ("regions", "proposer", "merge", "device", "precision")
-    digest = file_digest(settings.checkpoint or BUNDLED)
-    return {name: plain[name] for name in names} | {"checkpoint_sha256": digest}
+    decisive = {name: plain[name] for name in names}
+    decisive["proposer"] = {k: v for k, v in plain["proposer"].items() if k != "threads"}
+    return decisive | {"checkpoint_sha256": file_digest(settings.checkpoint or BUNDLED)}
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from detect.report import write_report
 from detect.results import ImageResult, write_results, write_skipped
 from detect.videos import iterate_frames
 from detect.visualize import draw_detections, save_jpeg
+from proposals.proposer import check_threads
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class DetectionRun:
         drawn: Path | None = None,
         draw_threshold: float = 0.5,
     ) -> None:
+        check_threads(threads, detector.proposer)
         self.detector = detector
         self.ledger = ledger
         self.threads = threads

@@ -27,6 +27,7 @@ from detect.files import write_atomically
 from detect.images import ImageError, read_image
 from detect.shared_trunk import STRIDE, SharedTrunk, resized_size
 from proposals import Proposer
+from proposals.proposer import check_threads
 
 STEM_CHANNELS = 480
 
@@ -110,6 +111,7 @@ class TrainingCache:
         Returns:
             Why photos could not be read; all others are stored.
         """
+        check_threads(threads, self.proposer)
         failed = []
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         try:

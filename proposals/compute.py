@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proposals.proposer import Proposer
+from proposals.proposer import Proposer, check_threads
 from proposals.store import ProposalFile, StoredPhoto, write_proposal_file
 from proposals.working_file import REMEDY, SettingsMismatch, WorkingFile, check_settings
 
@@ -146,14 +146,9 @@ def proposer_settings(proposer: Proposer) -> dict[str, Any]:
 
 def _check_request(sources: Sequence[PhotoSource], proposer: Proposer, workers: int) -> None:
     """Refuse what cannot be served, before anything is written."""
-    threads = getattr(proposer, "threads", 1)
     if workers < 1:
         raise ValueError(f"workers must be 1 or more: got {workers}")
-    if workers > 1 and threads > 1:
-        raise ValueError(
-            f"workers={workers} and the proposer's threads={threads} would multiply: "
-            "set one of them to 1 (workers=1 or proposer.threads=1)"
-        )
+    check_threads(workers, proposer)
     names = Counter(source.name for source in sources)
     repeated = next((name for name, count in names.items() if count > 1), None)
     if repeated is not None:

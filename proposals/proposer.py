@@ -21,3 +21,21 @@ class Proposer(Protocol):
             Half-open ``xyxy`` boxes in pixels of ``image``, best first, float32 ``[N, 4]``.
         """
         ...
+
+
+def check_threads(images: int, proposer: Proposer) -> None:
+    """Refuse to spread work over images and, inside each, over the proposer's own threads.
+
+    Args:
+        images: How many are in work at the same time.
+        proposer: What searches them; its attribute ``threads``, if any, counts.
+
+    Raises:
+        ValueError: If both are more than one.
+    """
+    threads = getattr(proposer, "threads", 1)
+    if images > 1 and threads > 1:
+        raise ValueError(
+            f"{images} images at a time with threads={threads} for each would share the cores "
+            "twice: set the proposer's threads=1, or work on one image at a time"
+        )

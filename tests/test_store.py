@@ -445,7 +445,7 @@ def test_a_file_in_the_way_is_replaced_on_demand_only(tmp_path: Path, content: b
     [
         (["a", "b", "a"], 1, 1, "two photos have the name 'a'"),
         (["a"], 0, 1, "workers must be 1 or more: got 0"),
-        (["a"], 2, 3, "workers=2 and the proposer's threads=3 .* proposer.threads=1"),
+        (["a"], 2, 3, "2 images at a time with threads=3 .* threads=1"),
     ],
 )
 def test_wrong_requests_write_nothing(

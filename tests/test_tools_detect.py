@@ -210,6 +210,7 @@ def test_paths_come_from_standard_input_and_results_are_not_inputs(
         (["photos", "merge.nms_treshold=1"], "merge.nms_threshold"),
         (["photos", "regions=tiles"], "regions=tiles"),
         (["photos", "proposer.max_boxes=0"], "max_boxes must be 1 or more"),
+        (["photos", "threads=2", "proposer.threads=2"], "would share the cores twice"),
         (["photos", "device=quantum"], "quantum"),
         (["photos", "checkpoint=absent.safetensors"], "absent.safetensors"),
     ],

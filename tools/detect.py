@@ -37,18 +37,19 @@ def run(paths: list[str], overrides: list[str]) -> RunOutcome:
         raise ValueError(f"{' '.join(paths) or 'no PATH given'}: no photo or video there")
     detector = config.build_detector(settings)
     names, decisive = detector.class_names, config.decisive_settings(settings, plain)
-    ledger = Ledger.open(out / "detections.jsonl", decisive, names, overwrite=settings.overwrite)
-    config.write_yaml(out / "run.yaml", plain | decisive | {"versions": versions()})
-    detection = DetectionRun(
-        detector,
-        ledger,
-        threads=settings.threads or os.cpu_count() or 1,
-        frame_step=settings.frame_step,
-        drawn=out / "drawn" if settings.drawn else None,
-        draw_threshold=settings.draw_threshold,
-    )
-    total = None if any(is_video(source.path) for source in sources) else len(sources)
-    with ledger:
+    with Ledger.open(
+        out / "detections.jsonl", decisive, names, overwrite=settings.overwrite
+    ) as ledger:
+        config.write_yaml(out / "run.yaml", plain | decisive | {"versions": versions()})
+        detection = DetectionRun(
+            detector,
+            ledger,
+            threads=settings.threads or os.cpu_count() or 1,
+            frame_step=settings.frame_step,
+            drawn=out / "drawn" if settings.drawn else None,
+            draw_threshold=settings.draw_threshold,
+        )
+        total = None if any(is_video(source.path) for source in sources) else len(sources)
         with progress(total, "photos") as bar:
             outcome = detection(sources, bar.update)
         ledger.compact([result.name for result in outcome.results])
