@@ -29,9 +29,8 @@ sys.path[0] = str(ROOT)  # the packages, not this folder's files
 from detect.data.records import Record
 from detect.data.voc import read_voc
 from proposals import SelectiveSearch, ranking
-from proposals.evidence import describe
+from proposals.evidence import Evidence, describe, gather
 from proposals.grouping import Hierarchy
-from proposals.neighbours import Neighbours
 from proposals.recall import COCO_THRESHOLDS, average_recall, best_overlaps, recall
 
 BUDGETS = (100, 200, 500, 1000, None)
@@ -43,7 +42,7 @@ class Searched(NamedTuple):
     """A photo in the size in which it was searched."""
 
     hierarchies: list[Hierarchy]
-    neighbours: list[Neighbours]
+    evidence: list[Evidence]
     width: int
     height: int
     objects: Tensor  # [G, 4]
@@ -57,8 +56,8 @@ def search(record: Record, preset: str) -> Searched:
     scale = torch.tensor([width / record.width, height / record.height] * 2)
     grown = method._over_segmentations(np.ascontiguousarray(pixels), method._group)
     hierarchies = [hierarchy for _, trees in grown for hierarchy in trees]
-    neighbours = [touching for touching, trees in grown for _ in trees]
-    return Searched(hierarchies, neighbours, width, height, record.boxes * scale)
+    evidence = [describe(h, touching, width, height, 1) for touching, trees in grown for h in trees]
+    return Searched(hierarchies, evidence, width, height, record.boxes * scale)
 
 
 def search_all(records: Sequence[Record], preset: str) -> Iterator[Searched]:
@@ -76,7 +75,7 @@ def learn(photos: Iterator[Searched], seed: int = 0) -> list[NDArray[np.float64]
     """
     rows, targets, weights = [], [], []
     for photo in photos:
-        boxes, regions, features = describe(*photo[:4])
+        boxes, regions, features = gather(photo.evidence, photo.width, photo.height)
         best = best_overlaps_of_boxes(torch.from_numpy(boxes).float(), photo.objects)
         passed = (best[:, None] >= torch.tensor(COCO_THRESHOLDS)).float().mean(dim=1)
         rows.append(torch.from_numpy(features).float())
@@ -131,11 +130,11 @@ def write(table: list[NDArray[np.float64]]) -> None:
 
 def orders(photo: Searched) -> dict[str, NDArray[np.int32]]:
     """Order the boxes of a photo in every way."""
-    hierarchies, neighbours, width, height, _ = photo
+    hierarchies, evidence, width, height, _ = photo
     return {
         "R-CNN": ranking.order_by_rcnn(hierarchies, width, height),
         "height x random": order_by_height(hierarchies, width, height),
-        "evidence": ranking.order_by_evidence(hierarchies, neighbours, width, height),
+        "evidence": ranking.order_by_evidence(evidence, width, height),
     }
 
 
@@ -177,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("root", help="folder of VOC2007: JPEGImages, Annotations, ImageSets")
     parser.add_argument("--write", action="store_true", help="fit and write the table")
-    parser.add_argument("--photos", type=int, default=400, help="to learn from")
+    parser.add_argument("--photos", type=int, default=2000, help="to learn from, at most")
     parser.add_argument("--test", help="compare on this split instead of the other half of train")
     parser.add_argument("--test-photos", type=int, default=60)
     parser.add_argument("--presets", nargs="+", default=["opencv", "fast", "googlenet"])

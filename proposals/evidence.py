@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -33,53 +34,48 @@ FEATURES = (
     "votes 0.9",
     "votes 1.0",
 )
+NUM_OWN = len(FEATURES) - 3  # all but the votes
 _AGREEMENT = 0.7, 0.9  # IoU at which two boxes count as the same finding; also exactly the same
 
 
-def describe(
-    hierarchies: Sequence[Hierarchy],
-    neighbours: Sequence[Neighbours],
-    width: int,
-    height: int,
-    *,
-    min_side: int = 1,
+class Evidence(NamedTuple):
+    """What one hierarchy tells; only regions whose box is large enough, or the whole image.
+
+    Attributes:
+        boxes: Half-open ``xyxy`` pixels, int32 ``[M, 4]``.
+        features: The ``FEATURES`` of these regions, without the votes, float64 ``[M, F - 3]``.
+    """
+
+    boxes: NDArray[np.int32]
+    features: NDArray[np.float64]
+
+
+def gather(
+    evidence: Sequence[Evidence], width: int, height: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float64]]:
-    """Gather the evidence about every region, leaving out those whose box is too small.
+    """Join the evidence of all hierarchies of an image, and let them vote.
+
+    Args:
+        evidence: What ``describe`` found in each hierarchy.
+        width: Of the image, in pixels.
+        height: Likewise.
 
     Returns:
         The distinct boxes sorted by area, then coordinates, ``[N, 4]``; the box of each region,
         ``[M]``; and the ``FEATURES`` of each region, ``[M, F]``.
     """
-    boxes = np.concatenate([h.boxes for h in hierarchies])
-    features = np.empty((len(boxes), len(FEATURES)))
-    ends = np.cumsum([len(h.sizes) for h in hierarchies])
-    for hierarchy, touching, end in zip(hierarchies, neighbours, ends, strict=True):
-        _describe_regions(
-            *hierarchy[:3],
-            *boundaries(hierarchy.parents, *touching),
-            width,
-            height,
-            features[end - len(hierarchy.sizes) : end],
-        )
-    keep = large_enough(boxes, width, height, min_side)
-    distinct, regions = _sort_by_area(boxes[keep], width, height)
-    votes = count_votes(distinct, regions, np.cumsum(keep)[ends - 1])
-    features = features[keep]
-    features[:, -votes.shape[1] :] = np.log(votes / len(hierarchies))[regions]
-    return distinct, regions, features
+    boxes = np.concatenate([e.boxes for e in evidence])
+    distinct, regions = _sort_by_area(boxes, width, height)
+    votes = count_votes(distinct, regions, np.cumsum([len(e.boxes) for e in evidence]))
+    agreement = np.log(votes / len(evidence))
+    features = [np.concatenate([e.features for e in evidence]), agreement[regions]]
+    return distinct, regions, np.concatenate(features, axis=1)
 
 
 def box_codes(boxes: NDArray[np.int32], width: int, height: int) -> NDArray[np.int64]:
     """Give each box one number, in the order of the coordinates."""
     x1, y1, x2, y2 = boxes.T.astype(np.int64)
     return np.asarray((x1 * height + y1) * (width * height) + (x2 - 1) * height + (y2 - 1))
-
-
-def large_enough(boxes: NDArray[np.int32], width: int, height: int, side: int) -> NDArray[np.bool_]:
-    """Tell which boxes have no side below ``side`` or are that of the whole image, ``[N]``."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    whole = (sides == [width, height]).all(axis=1)
-    return np.asarray(whole | (sides.min(axis=1) >= side))
 
 
 def _sort_by_area(
@@ -103,23 +99,19 @@ def _sort_by_area(
 
 @njit(cache=True, nogil=True)
 def boundaries(
-    parents: NDArray[np.int32],
-    pairs: NDArray[np.int64],
-    lengths: NDArray[np.int32],
-    contrasts: NDArray[np.int64],
+    parents: NDArray[np.int32], neighbours: Neighbours
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Measure where regions end, and where their two parts met.
 
     Args:
         parents: Of a hierarchy, ``[2 R - 1]``.
-        pairs: Initial regions that touch, ``[E, 2]``.
-        lengths: Pixel edges between them, ``[E]``.
-        contrasts: Sum of their weights, ``[E]``.
+        neighbours: What touches in the initial regions.
 
     Returns:
         For every region the pixel edges to other regions, the sum of their weights, the pixel
         edges between the two regions it was merged from, and the sum of their weights.
     """
+    pairs, lengths, contrasts = neighbours
     length = np.zeros(len(parents), dtype=np.int64)
     contrast = np.zeros(len(parents), dtype=np.int64)
     inner = np.zeros(len(parents), dtype=np.int64)
@@ -147,19 +139,20 @@ def boundaries(
 
 
 @njit(cache=True, nogil=True)
-def _describe_regions(
-    boxes: NDArray[np.int32],
-    sizes: NDArray[np.int64],
-    parents: NDArray[np.int32],
-    length: NDArray[np.int64],
-    contrast: NDArray[np.int64],
-    inner: NDArray[np.int64],
-    inner_contrast: NDArray[np.int64],
-    width: int,
-    height: int,
-    features: NDArray[np.float64],
-) -> None:
-    """Write the ``FEATURES`` of a hierarchy's regions, all but the votes, ``[2 R - 1, F]``."""
+def describe(
+    hierarchy: Hierarchy, neighbours: Neighbours, width: int, height: int, min_side: int
+) -> Evidence:
+    """Gather the evidence about the regions of a hierarchy.
+
+    Args:
+        hierarchy: To be described.
+        neighbours: What touches in its initial regions.
+        width: Of the image, in pixels.
+        height: Likewise.
+        min_side: Leave out boxes with a shorter side.
+    """
+    boxes, sizes, parents, _ = hierarchy
+    length, contrast, inner, inner_contrast = boundaries(parents, neighbours)
     count = len(sizes)
     leaves = np.zeros(count)
     area = np.empty(count)
@@ -173,14 +166,21 @@ def _describe_regions(
     # Contrasts are relative to the usual one of the image; + 1 where there may be no edges.
     usual = (inner_contrast.sum() + 1) / (inner.sum() + 1)
     outer = (contrast + 1) / (length + 1) / usual
+    kept = np.empty((count, 4), dtype=np.int32)
+    features = np.empty((count, NUM_OWN))
+    num_kept = 0
     for i in range(count):
         x1, y1, x2, y2 = boxes[i]
+        if min(x2 - x1, y2 - y1) < min_side and (x2 - x1 < width or y2 - y1 < height):
+            continue
+        kept[num_kept] = boxes[i]
+        row = features[num_kept]
+        num_kept += 1
         w, h = float(x2 - x1), float(y2 - y1)
         left_right = int(x1 == 0) + int(x2 == width)
         top_bottom = int(y1 == 0) + int(y2 == height)
         border = left_right * h + top_bottom * w
         parent = parents[i] if i + 1 < count else i
-        row = features[i]
         row[0] = np.log(area[i] / (width * height))
         row[1] = np.log(sizes[i] / (width * height))
         row[2] = np.log(w / h)
@@ -199,6 +199,7 @@ def _describe_regions(
         row[14] = min(length[i] / max(2 * (w + h) - border, 1.0), 5.0)
         row[15] = (count - i) / count
         row[16] = np.log(leaves[i])
+    return Evidence(kept[:num_kept], features[:num_kept])
 
 
 @njit(cache=True, nogil=True)

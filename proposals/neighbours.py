@@ -8,6 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from proposals.segmentation import DIRECTIONS
+
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads keys evenly
+
 
 class Neighbours(NamedTuple):
     """The pairs of regions that touch.
@@ -51,53 +55,37 @@ def _gather_pairs(
 ) -> Neighbours:
     """Find up to ``capacity / 2`` pairs; that many mean that there may be more."""
     height, width = labels.shape
-    table = np.full(capacity, -1, dtype=np.int32)
+    slots = np.full(capacity, -1, dtype=np.int64)  # open hash table of keys, at most half full
+    numbers = np.empty(capacity, dtype=np.int32)  # of the pair in each slot
+    mask = np.uint64(capacity - 1)
     pairs = np.empty((capacity // 2, 2), dtype=np.int64)
     lengths = np.zeros(capacity // 2, dtype=np.int32)
     contrasts = np.zeros(capacity // 2, dtype=np.int64)
     count = 0
-    for y in range(height):
-        below = min(y + 1, height - 1)
-        for x in range(width):
-            right = min(x + 1, width - 1)
-            here = labels[y, x]
-            if weights.shape[2] == 2 and here == labels[y, right] and here == labels[below, x]:
-                continue
-            for direction in range(weights.shape[2]):
-                if direction == 0:
-                    there = labels[y, right]
-                elif direction == 1:
-                    there = labels[below, x]
-                elif direction == 2:
-                    there = labels[below, right] if below > y and right > x else here
-                else:
-                    there = labels[below, x - 1] if below > y and x > 0 else here
-                if there != here:
-                    a, b = min(here, there), max(here, there)
-                    pair = _find_pair(table, pairs, count, a, b)
-                    count = max(count, pair + 1)
-                    lengths[pair] += 1
-                    contrasts[pair] += weights[y, x, direction]
-                    if count == len(pairs):
-                        return Neighbours(pairs, lengths, contrasts)
+    for direction in range(weights.shape[2]):
+        dy, dx = DIRECTIONS[direction]
+        start, stop = max(0, -dx), width - max(0, dx)
+        for y in range(height - dy):
+            here, there = labels[y, start:stop], labels[y + dy, start + dx : stop + dx]
+            sharpness = weights[y, start:stop, direction]
+            key, pair = np.int64(-1), 0
+            for x in range(here.size):
+                if here[x] == there[x]:
+                    continue
+                a, b = min(here[x], there[x]), max(here[x], there[x])
+                found = np.int64(a) << 32 | np.int64(b)
+                if found != key:  # along a boundary the same pair comes again and again
+                    key = found
+                    slot = np.uint64(key) * _SPREAD >> np.uint64(40) & mask
+                    while slots[slot] != key and slots[slot] != -1:
+                        slot = (slot + np.uint64(1)) & mask
+                    if slots[slot] == -1:
+                        if count == len(pairs):
+                            return Neighbours(pairs, lengths, contrasts)
+                        slots[slot], numbers[slot] = key, count
+                        pairs[count, 0], pairs[count, 1] = a, b
+                        count += 1
+                    pair = numbers[slot]
+                lengths[pair] += 1
+                contrasts[pair] += sharpness[x]
     return Neighbours(pairs[:count], lengths[:count], contrasts[:count])
-
-
-@njit(cache=True, nogil=True)
-def _find_pair(
-    table: NDArray[np.int32], pairs: NDArray[np.int64], count: int, a: int, b: int
-) -> int:
-    """Return the number of a pair, the next one if it is new.
-
-    The table is an open hash table of pair numbers whose size is a power of two.
-    """
-    slot = ((np.int64(a) * 0x9E3779B1 + np.int64(b)) * 0x9E3779B1 >> 12) & (table.size - 1)
-    while table[slot] != -1:
-        pair = table[slot]
-        if pairs[pair, 0] == a and pairs[pair, 1] == b:
-            return int(pair)
-        slot = (slot + 1) & (table.size - 1)
-    table[slot] = count
-    pairs[count, 0] = a
-    pairs[count, 1] = b
-    return count

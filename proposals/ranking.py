@@ -13,9 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from proposals.evidence import box_codes, describe, large_enough, measure_areas, overlaps_with
+from proposals.evidence import Evidence, box_codes, gather, measure_areas, overlaps_with
 from proposals.grouping import Hierarchy
-from proposals.neighbours import Neighbours
 from proposals.ranking_table import HIDDEN, OUTPUT
 
 _HEAD = 1000  # so many boxes are kept apart; the rest follows by what is left of its score
@@ -48,35 +47,35 @@ def order_by_rcnn(
     ranks = np.concatenate([np.arange(len(h.sizes), 0, -1) for h in hierarchies])
     keys = ranks * np.random.default_rng(seed).random(len(ranks))
     boxes = boxes[np.argsort(keys, kind="stable")]
-    boxes = boxes[large_enough(boxes, width, height, min_side)]
+    boxes = boxes[_large_enough(boxes, width, height, min_side)]
     _, first = np.unique(box_codes(boxes, width, height), return_index=True)
     return np.asarray(boxes[np.sort(first)])
 
 
-def order_by_evidence(
-    hierarchies: Sequence[Hierarchy],
-    neighbours: Sequence[Neighbours],
-    width: int,
-    height: int,
-    *,
-    min_side: int = 1,
-) -> NDArray[np.int32]:
+def _large_enough(
+    boxes: NDArray[np.int32], width: int, height: int, side: int
+) -> NDArray[np.bool_]:
+    """Tell which boxes have no side below ``side`` or are that of the whole image, ``[N]``."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    whole = (sides == [width, height]).all(axis=1)
+    return np.asarray(whole | (sides.min(axis=1) >= side))
+
+
+def order_by_evidence(evidence: Sequence[Evidence], width: int, height: int) -> NDArray[np.int32]:
     """Order boxes by how well they seem to fit objects, near-duplicates of better ones later.
 
     Equal boxes of several regions count once, by the best of the regions. Ties go to the smaller
     box, then the smaller coordinates, so that the order of the hierarchies does not matter.
 
     Args:
-        hierarchies: Of one image.
-        neighbours: What touches in the initial regions of each hierarchy.
+        evidence: About each hierarchy of an image.
         width: Of the image, in pixels.
         height: Likewise.
-        min_side: Drop boxes with a shorter side, except that of the whole image.
 
     Returns:
         Distinct half-open ``xyxy`` boxes, best first, ``[N, 4]``.
     """
-    boxes, regions, features = describe(hierarchies, neighbours, width, height, min_side=min_side)
+    boxes, regions, features = gather(evidence, width, height)
     units = np.full(len(boxes), _TAKEN, dtype=np.int32)
     np.maximum.at(units, regions, np.rint(scores(features) * _UNITS).astype(np.int32))
     return np.asarray(boxes[_spread(boxes, units)])

@@ -113,19 +113,21 @@ def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArra
         Edges as ``D * pixel + direction``, and their weights.
     """
     flat = weights.ravel()
-    heads = np.zeros(_MAX_WEIGHT + 2, dtype=np.int64)
-    for w in flat:
-        heads[np.uint64(w) + np.uint64(1)] += 1
-    heads = np.cumsum(heads)  # where the edges of each weight start
+    heads = np.zeros(_MAX_WEIGHT + 2, dtype=np.uint32)
+    one = np.uint32(1)
+    for entry in flat:
+        heads[np.uint64(entry) + np.uint64(1)] += one
+    for weight in range(_MAX_WEIGHT + 1):  # where the edges of each one start
+        heads[weight + 1] += heads[weight]
     edges = np.empty(heads[_MAX_WEIGHT], dtype=np.uint32)
     sorted_weights = np.empty(edges.size, dtype=np.uint16)
     for e in range(flat.size):
-        weight = np.uint64(flat[e])
-        if weight < _MAX_WEIGHT:
-            place = np.uint64(heads[weight])
+        key = np.uint64(flat[e])
+        if key < _MAX_WEIGHT:
+            place = np.uint64(heads[key])
             edges[place] = e
-            sorted_weights[place] = weight
-            heads[weight] += 1
+            sorted_weights[place] = key
+            heads[key] += one
     return edges, sorted_weights
 
 
@@ -196,20 +198,22 @@ def _number_parts(
     unseen = np.uint32(parent.size)
     number = np.full(parent.size, unseen, dtype=np.uint32)
     parts = np.empty(parent.size, dtype=np.uint32)
-    roots = np.flatnonzero(parent == np.arange(parent.size))
+    sizes = np.empty(parent.size, dtype=np.int32)
+    inners = np.empty(parent.size, dtype=np.int32)
     count = np.uint32(0)
     for pixel in range(parent.size):
         root = find(parent, np.uint32(pixel))
         if number[root] == unseen:
             number[root] = count
-            roots[count] = root
+            sizes[count] = size[root]
+            inners[count] = inner[root]
             count += np.uint32(1)
         parts[pixel] = number[root]
     edges = np.empty(kept.shape, dtype=np.uint32)
     for i in range(len(kept)):
         edges[i, 0] = number[kept[i, 0]]
         edges[i, 1] = number[kept[i, 1]]
-    return _Parts(parts, size[roots], inner[roots].astype(np.int32), edges, weights)
+    return _Parts(parts, sizes[:count].copy(), inners[:count].copy(), edges, weights)
 
 
 @njit(cache=True, nogil=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proposals.colour import COLOUR_SPACES
 from proposals.compiling import prepare_process
+from proposals.evidence import Evidence, describe
 from proposals.exact_segmentation import segment_exactly
 from proposals.grouping import Hierarchy, group
 from proposals.neighbours import Neighbours, find_neighbours
@@ -157,14 +158,14 @@ class SelectiveSearch:
         height, width = pixels.shape[:2]
         resized = self._resize(pixels)
         new_height, new_width = resized.shape[:2]
-        grown = self._over_segmentations(resized, self._group)
-        hierarchies = [hierarchy for _, trees in grown for hierarchy in trees]
         size = (new_width, new_height)
         if self.order == "rcnn":
+            grown = self._over_segmentations(resized, self._group)
+            hierarchies = [hierarchy for _, trees in grown for hierarchy in trees]
             boxes = order_by_rcnn(hierarchies, *size, seed=self.seed, min_side=self.min_side)
         else:
-            neighbours = [touching for touching, trees in grown for _ in trees]
-            boxes = order_by_evidence(hierarchies, neighbours, *size, min_side=self.min_side)
+            described = self._over_segmentations(resized, self._describe)
+            boxes = order_by_evidence([e for part in described for e in part], *size)
         scaled = boxes[: self.max_boxes] * np.array([width / new_width, height / new_height] * 2)
         clipped = np.clip(scaled, 0, [width, height] * 2).astype(np.float32)
         device = image.device if isinstance(image, Tensor) else None
@@ -259,6 +260,12 @@ class SelectiveSearch:
         pairs = compare(regions, neighbours.pairs)
         weights = [parse_similarity(similarity) for similarity in self.similarities]
         return neighbours, [group(regions, pairs, w) for w in weights]
+
+    def _describe(self, ground: _Ground) -> list[Evidence]:
+        """Join the regions of one segmentation and gather what speaks for each."""
+        neighbours, hierarchies = self._group(ground)
+        height, width = ground.labels.shape
+        return [describe(h, neighbours, width, height, self.min_side) for h in hierarchies]
 
     def _plant(self, ground: _Ground) -> list[RegionTree]:
         """As ``_group``, for callers who want to look at regions."""

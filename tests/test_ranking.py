@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from proposals import evidence, ranking
-from proposals.evidence import FEATURES, boundaries, count_votes, describe
+from proposals.evidence import FEATURES, Evidence, boundaries, count_votes, describe, gather
 from proposals.grouping import Hierarchy, group
 from proposals.neighbours import Neighbours, find_neighbours
 from proposals.regions import measure
@@ -39,6 +39,13 @@ def search(
     return hierarchies, neighbours, segments, weights
 
 
+def describe_all(
+    hierarchies: list[Hierarchy], neighbours: list[Neighbours], min_side: int = 1
+) -> list[Evidence]:
+    both = zip(hierarchies, neighbours, strict=True)
+    return [describe(h, n, WIDTH, HEIGHT, min_side) for h, n in both]
+
+
 def slow_edges(
     one: NDArray[np.bool_], other: NDArray[np.bool_], weights: NDArray[np.uint16]
 ) -> tuple[int, int]:
@@ -66,7 +73,7 @@ def iou(a: Any, b: Any) -> float:
 def test_boundaries_equal_those_of_masks() -> None:
     hierarchies, neighbours, segments, weights = search(scales=((80, 40),))
     hierarchy, labels = hierarchies[0], segments[0]
-    length, contrast, inner, inner_contrast = boundaries(hierarchy.parents, *neighbours[0])
+    length, contrast, inner, inner_contrast = boundaries(hierarchy.parents, neighbours[0])
     count = int(labels.max()) + 1
     masks = [labels == i for i in range(count)]
     assert count >= 4
@@ -84,7 +91,7 @@ def test_boundaries_equal_those_of_masks() -> None:
 
 def test_votes_count_hierarchies_with_nearly_the_same_box() -> None:
     hierarchies, neighbours, _, _ = search()
-    boxes, regions, _ = describe(hierarchies, neighbours, WIDTH, HEIGHT)
+    boxes, regions, _ = gather(describe_all(hierarchies, neighbours), WIDTH, HEIGHT)
     ends = np.cumsum([len(h.sizes) for h in hierarchies])
     holders = [sum((h.boxes == box).all(axis=1).any() for h in hierarchies) for box in boxes]
     low, high = evidence._AGREEMENT
@@ -108,7 +115,7 @@ def test_features_of_a_small_hierarchy_are_what_their_names_say() -> None:
     touching = Neighbours(
         np.array([[0, 1]]), np.array([2], dtype=np.int32), np.array([60], dtype=np.int64)
     )
-    boxes, regions, features = describe([hierarchy], [touching], 4, 2)
+    boxes, regions, features = gather([describe(hierarchy, touching, 4, 2, 1)], 4, 2)
     assert boxes[regions].tolist() == hierarchy.boxes.tolist()
     left = dict(zip(FEATURES, features[0].tolist(), strict=True))
     whole = dict(zip(FEATURES, features[2].tolist(), strict=True))
@@ -161,7 +168,9 @@ def test_spreading_is_greedy_and_ties_go_to_the_first(
 @pytest.mark.parametrize("min_side", [1, 12, 100])
 def test_both_orders_hold_the_same_distinct_boxes(min_side: int) -> None:
     hierarchies, neighbours, _, _ = search()
-    boxes = ranking.order_by_evidence(hierarchies, neighbours, WIDTH, HEIGHT, min_side=min_side)
+    boxes = ranking.order_by_evidence(
+        describe_all(hierarchies, neighbours, min_side), WIDTH, HEIGHT
+    )
     others = ranking.order_by_rcnn(hierarchies, WIDTH, HEIGHT, min_side=min_side)
     everything = {tuple(box) for h in hierarchies for box in h.boxes.tolist()}
     whole = (0, 0, WIDTH, HEIGHT)
@@ -174,19 +183,18 @@ def test_both_orders_hold_the_same_distinct_boxes(min_side: int) -> None:
 
 def test_the_order_of_the_hierarchies_does_not_matter() -> None:
     hierarchies, neighbours, _, _ = search(1)
-    expected = ranking.order_by_evidence(hierarchies, neighbours, WIDTH, HEIGHT)
+    evidence = describe_all(hierarchies, neighbours)
+    expected = ranking.order_by_evidence(evidence, WIDTH, HEIGHT)
     for seed in range(3):
         mixed = np.random.default_rng(seed).permutation(len(hierarchies))
-        boxes = ranking.order_by_evidence(
-            [hierarchies[i] for i in mixed], [neighbours[i] for i in mixed], WIDTH, HEIGHT
-        )
+        boxes = ranking.order_by_evidence([evidence[i] for i in mixed], WIDTH, HEIGHT)
         np.testing.assert_array_equal(boxes, expected)
 
 
 def test_repeating_all_hierarchies_does_not_matter() -> None:
     hierarchies, neighbours, _, _ = search(2)
-    expected = ranking.order_by_evidence(hierarchies, neighbours, WIDTH, HEIGHT)
-    boxes = ranking.order_by_evidence(hierarchies * 2, neighbours * 2, WIDTH, HEIGHT)
+    expected = ranking.order_by_evidence(describe_all(hierarchies, neighbours), WIDTH, HEIGHT)
+    boxes = ranking.order_by_evidence(describe_all(hierarchies, neighbours) * 2, WIDTH, HEIGHT)
     np.testing.assert_array_equal(boxes, expected)
 
 
@@ -197,7 +205,9 @@ def test_one_region_gives_the_box_of_the_image() -> None:
     touching = find_neighbours(labels, 1, edge_weights(image.astype(np.float32)))
     hierarchy = group(regions, compare(regions, touching.pairs), np.ones(4))
     whole = [[0, 0, 5, 3]]
-    assert ranking.order_by_evidence([hierarchy], [touching], 5, 3, min_side=9).tolist() == whole
+    assert (
+        ranking.order_by_evidence([describe(hierarchy, touching, 5, 3, 9)], 5, 3).tolist() == whole
+    )
     assert ranking.order_by_rcnn([hierarchy], 5, 3, min_side=9).tolist() == whole
 
 
