@@ -34,7 +34,7 @@ from proposals.grouping import Hierarchy
 from proposals.recall import COCO_THRESHOLDS, average_recall, best_overlaps, recall
 
 BUDGETS = (100, 200, 500, 1000, None)
-HIDDEN_UNITS = 8
+HIDDEN_UNITS = ranking.HIDDEN.shape[1]
 TABLE = ROOT / "proposals" / "ranking_table.py"
 
 

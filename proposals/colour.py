@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+from numba import njit
 
 from proposals.pixels import Pixels
 
@@ -20,9 +21,20 @@ def _lab(image: Pixels) -> Pixels:
 
 def _rgi(image: Pixels) -> Pixels:
     """Return red and green as shares of the sum, and the intensity."""
-    total = image.sum(axis=2, dtype=np.float32)
-    shares = image[..., :2] * (255 / np.maximum(total, 1))[..., None]
-    return np.dstack([shares, total / 3]).round().astype(np.uint8)
+    return np.asarray(_normalised(image.reshape(-1, 3))).reshape(image.shape)
+
+
+@njit(cache=True, nogil=True)
+def _normalised(pixels: Pixels) -> Pixels:
+    result = np.empty(pixels.shape, dtype=np.uint8)
+    for i in range(len(pixels)):
+        red, green = np.float32(pixels[i, 0]), np.float32(pixels[i, 1])
+        total = red + green + np.float32(pixels[i, 2])
+        scale = np.float32(255) / max(total, np.float32(1))
+        result[i, 0] = np.uint8(np.rint(red * scale))
+        result[i, 1] = np.uint8(np.rint(green * scale))
+        result[i, 2] = np.uint8(np.rint(total / np.float32(3)))
+    return result
 
 
 def _hue(image: Pixels) -> Pixels:

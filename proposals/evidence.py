@@ -218,7 +218,7 @@ def count_votes(
         each IoU of ``_AGREEMENT``, and for the box itself.
     """
     count = len(boxes)
-    found = np.zeros(count, dtype=np.int64)
+    found = np.zeros(count, dtype=np.int32)
     latest = np.full(count, -1)
     start = 0
     for number, end in enumerate(ends):
@@ -229,22 +229,36 @@ def count_votes(
         start = end
 
     areas = measure_areas(boxes)
-    low, high = np.float32(_AGREEMENT[0]), np.float32(_AGREEMENT[1])
+    low = np.float32(_AGREEMENT[0])
     corners = np.ascontiguousarray(boxes.T).astype(np.float32)
     iou = np.empty(count, dtype=np.float32)
-    votes = np.empty((count, 3), dtype=np.int64)
+    about, almost = found.copy(), found.copy()
     for i in range(count):
-        begin = np.searchsorted(areas, areas[i] * low)
-        end = np.searchsorted(areas, areas[i] / low, side="right")
-        overlaps = iou[: end - begin]
+        # Each pair once: the box and larger ones.
+        begin, end = i + 1, np.searchsorted(areas, areas[i] / low, side="right")
+        overlaps = iou[: max(0, end - begin)]
         overlaps_with(corners, areas, i, begin, end, overlaps)
-        about = almost = 0
-        numbers = found[begin:end]
-        for j in range(len(overlaps)):
-            about += numbers[j] * (overlaps[j] >= low)
-            almost += numbers[j] * (overlaps[j] >= high)
-        votes[i] = about, almost, found[i]
-    return votes
+        about[i] += _vote(overlaps, _AGREEMENT[0], found[begin:end], found[i], about[begin:end])
+        almost[i] += _vote(overlaps, _AGREEMENT[1], found[begin:end], found[i], almost[begin:end])
+    return np.stack((about, almost, found), axis=1).astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _vote(
+    overlaps: NDArray[np.float32],
+    threshold: float,
+    found: NDArray[np.int32],
+    own: np.int32,
+    votes: NDArray[np.int32],
+) -> int:
+    """Give a box's votes to those that overlap it; return what they give to it."""
+    limit = np.float32(threshold)
+    given = np.int32(0)
+    for j in range(len(overlaps)):
+        agrees = np.int32(overlaps[j] >= limit)
+        votes[j] += np.int32(own * agrees)
+        given += np.int32(found[j] * agrees)
+    return int(given)
 
 
 @njit(cache=True, nogil=True)

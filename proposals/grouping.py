@@ -8,14 +8,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from proposals.regions import Regions
-from proposals.similarity import (
-    Pairs,
-    colour_similarity,
-    normalise,
-    shape_similarity,
-    texture_similarity,
-)
+from proposals.regions import COLOUR_BINS, Regions
+from proposals.similarity import ONE, Pairs, normalise, shape_similarity
+from proposals.texture import TEXTURE_BINS
 
 
 class Hierarchy(NamedTuple):
@@ -77,7 +72,7 @@ def _link(pairs: NDArray[np.int64], scores: NDArray[np.float64], num_nodes: int)
     return _Graph(first, following, neighbour, score)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _set_best(best: _Best, region: int | np.int32, score: float, partner: int) -> None:
     """Note a region's best pair, and that of its block."""
     before = best.score[region]
@@ -90,7 +85,7 @@ def _set_best(best: _Best, region: int | np.int32, score: float, partner: int) -
         best.block[block] = best.score[block * _BLOCK : (block + 1) * _BLOCK].max()
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _search_best(graph: _Graph, best: _Best, region: int) -> None:
     """Find a region's best pair among its neighbours, dropping void cells from its chain.
 
@@ -114,15 +109,20 @@ def _search_best(graph: _Graph, best: _Best, region: int) -> None:
     _set_best(best, region, top, partner)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _argmax(best: _Best) -> np.int32:
     """Return the first region whose best pair is the best of all."""
-    block = np.argmax(best.block)
-    start = block * _BLOCK
-    return np.int32(start + np.argmax(best.score[start : start + _BLOCK]))
+    top = 0
+    for block in range(1, best.block.size):
+        if best.block[block] > best.block[top]:
+            top = block
+    region = top * _BLOCK
+    while best.score[region] != best.block[top]:
+        region += 1
+    return np.int32(region)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _inherit(graph: _Graph, a: np.int32, b: np.int32, new: int, met: NDArray[np.int32]) -> None:
     """Give the neighbours of two joined regions to their union, each once."""
     last = -1
@@ -152,48 +152,46 @@ def _inherit(graph: _Graph, a: np.int32, b: np.int32, new: int, met: NDArray[np.
 
 
 class _Histograms(NamedTuple):
-    """One kind of histogram of the given regions and of their unions."""
+    """One kind of histogram of all regions, in flat arrays, which are read without overhead."""
 
-    counts: NDArray[np.int32]  # [R, bins]
-    shares: NDArray[np.uint16]  # [R, bins]
-    union_counts: NDArray[np.int32]  # [R - 1, bins]
-    union_shares: NDArray[np.uint16]  # [R - 1, bins]
+    counts: NDArray[np.int32]  # [(2 R - 1) * bins]
+    shares: NDArray[np.uint16]  # [(2 R - 1) * bins]
+    bins: np.uint64  # unsigned indices spare the test for negative ones
 
 
 @njit(cache=True, nogil=True)
-def _make_histograms(
-    counts: NDArray[np.int32], sizes: NDArray[np.int64], used: bool
-) -> _Histograms:
-    """Normalise histograms and make room for those of unions, unless they are not used."""
-    regions, bins = counts.shape if used else (0, 0)
-    shares = np.empty((regions, bins), dtype=np.uint16)
+def _make_histograms(given: NDArray[np.int32], sizes: NDArray[np.int64]) -> _Histograms:
+    """Normalise the histograms of the given regions and make room for those of unions."""
+    regions, bins = given.shape
+    counts = np.empty((2 * regions - 1) * bins, dtype=np.int32)
+    counts[: regions * bins] = given.ravel()
+    shares = np.empty(counts.size, dtype=np.uint16)
     for i in range(regions):
-        normalise(counts[i], sizes[i], shares[i])
-    unions = max(regions - 1, 0)
-    union_counts = np.empty((unions, bins), dtype=np.int32)
-    return _Histograms(counts, shares, union_counts, np.empty((unions, bins), dtype=np.uint16))
+        normalise(given[i], sizes[i], shares[i * bins : (i + 1) * bins])
+    return _Histograms(counts, shares, np.uint64(bins))
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _shares(histograms: _Histograms, region: int) -> NDArray[np.uint16]:
-    count = len(histograms.counts)
-    given = region < count
-    shares: NDArray[np.uint16] = (
-        histograms.shares[region] if given else histograms.union_shares[region - count]
-    )
-    return shares
-
-
-@njit(cache=True, nogil=True)
 def _unite(histograms: _Histograms, a: np.int32, b: np.int32, new: int, size: int) -> None:
-    count = len(histograms.counts)
-    counts, unions = histograms.counts, histograms.union_counts
-    one = counts[a] if a < count else unions[a - count]
-    two = counts[b] if b < count else unions[b - count]
-    union = unions[new - count]
-    for i in range(union.size):
-        union[i] = one[i] + two[i]
-    normalise(union, size, histograms.union_shares[new - count])
+    """Add up the histograms of two regions."""
+    counts, shares, bins = histograms
+    start_a, start_b, start = np.uint64(a) * bins, np.uint64(b) * bins, np.uint64(new) * bins
+    scale = np.float32(ONE / size)
+    for i in range(bins):
+        count = np.int32(counts[start_a + i] + counts[start_b + i])
+        counts[start + i] = count
+        shares[start + i] = np.uint16(np.float32(count) * scale)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _overlap(histograms: _Histograms, a: np.int32, b: int) -> int:
+    """Return the intersection of the histograms of two regions, as ``intersect``."""
+    shares, bins = histograms.shares, histograms.bins
+    start_a, start_b = np.uint64(a) * bins, np.uint64(b) * bins
+    total = np.uint32(0)
+    for i in range(bins):
+        total = np.uint32(total + min(shares[start_a + i], shares[start_b + i]))
+    return int(total)
 
 
 @njit(cache=True, nogil=True)
@@ -217,8 +215,11 @@ def group(regions: Regions, pairs: Pairs, weights: NDArray[np.float64]) -> Hiera
     boxes[:count] = regions.boxes
     parents = np.full(num_nodes, -1, dtype=np.int32)
     similarities = np.zeros(num_nodes)
-    colour = _make_histograms(regions.colour, sizes, weights[0] > 0)
-    texture = _make_histograms(regions.texture, sizes, weights[1] > 0)
+    # Of similarities without colour or texture no histograms are kept.
+    colour = _make_histograms(regions.colour[: count if weights[0] > 0 else 1], sizes)
+    texture = _make_histograms(regions.texture[: count if weights[1] > 0 else 1], sizes)
+    colour_unit = regions.colour.shape[1] // COLOUR_BINS * float(ONE)
+    texture_unit = regions.texture.shape[1] // TEXTURE_BINS * float(ONE)
 
     scores = np.empty(len(pairs.regions))
     for e in range(len(scores)):
@@ -257,11 +258,9 @@ def group(regions: Regions, pairs: Pairs, weights: NDArray[np.float64]) -> Hiera
             other = graph.neighbour[cell]
             score = 0.0
             if weights[0] > 0:
-                hues = colour_similarity(_shares(colour, other), _shares(colour, new))
-                score += weights[0] * hues
+                score += weights[0] * (_overlap(colour, other, new) / colour_unit)
             if weights[1] > 0:
-                grain = texture_similarity(_shares(texture, other), _shares(texture, new))
-                score += weights[1] * grain
+                score += weights[1] * (_overlap(texture, other, new) / texture_unit)
             score += shape_similarity(other, new, sizes, boxes, weights, area)
             graph.score[cell ^ 1] = score
             partner = best.partner[other]

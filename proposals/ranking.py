@@ -86,21 +86,27 @@ def scores(features: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(_scores(features, HIDDEN, OUTPUT))
 
 
+_HIDDEN_UNITS = HIDDEN.shape[1]  # known to the compiler, which keeps them all in one register
+
+
 @njit(cache=True, nogil=True)
 def _scores(
     features: NDArray[np.float64], hidden: NDArray[np.float64], output: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     # Sums in one order, which those of a matrix product are not on every machine.
     count, width = features.shape
-    units = np.empty(hidden.shape[1])
+    weights = hidden.reshape((width + 1) * _HIDDEN_UNITS)
+    units = np.empty(_HIDDEN_UNITS)
     scores = np.empty(count)
     for i in range(count):
-        units[:] = hidden[width]
+        for u in range(_HIDDEN_UNITS):
+            units[u] = weights[width * _HIDDEN_UNITS + u]
         for f in range(width):
-            for u in range(units.size):
-                units[u] += features[i, f] * hidden[f, u]
-        logit = output[-1]
-        for u in range(units.size):
+            feature = features[i, f]
+            for u in range(_HIDDEN_UNITS):
+                units[u] += feature * weights[f * _HIDDEN_UNITS + u]
+        logit = output[_HIDDEN_UNITS]
+        for u in range(_HIDDEN_UNITS):
             logit += max(units[u], 0.0) * output[u]
         scores[i] = min(logit, 0.0) - np.log1p(np.exp(-abs(logit)))
     return scores

@@ -116,7 +116,7 @@ def texture_similarity(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> float:
     return intersect(a, b) / (a.size // TEXTURE_BINS * float(ONE))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def shape_similarity(
     i: int,
     j: int,
