@@ -175,17 +175,20 @@ def start_methods(args: argparse.Namespace) -> dict[str, list[Method]]:
         arguments = ["ours", preset, width, str(threads), sys.path[0]]
         return Method(f"{preset}, {threads} thread{plural}", sys.executable, arguments)
 
+    def anchors(setting: str, threads: int) -> list[Method]:
+        return [anchor("opencv", setting, threads)] if args.anchor_python else []
+
     groups = {}
     for threads in args.threads:
-        group = [anchor("opencv", "Fast", threads), *(ours(p, threads) for p in args.presets)]
+        group = [*anchors("Fast", threads), *(ours(p, threads) for p in args.presets)]
         groups[f"Fast settings, {threads} thread(s)"] = group
-    if not args.no_dlib:
+    if args.anchor_python and not args.no_dlib:
         # Its default, and what gives about as many boxes as the others.
         group = groups[f"Fast settings, {args.threads[0]} thread(s)"]
         group += [anchor("dlib", min_size, 1) for min_size in ("20", "500")]
     if args.quality:
-        quality = [anchor("opencv", "Quality", n) for n in args.threads[:1]]
-        groups["Quality settings"] = quality + [ours("quality", n) for n in args.threads]
+        quality = [ours("quality", threads) for threads in args.threads]
+        groups["Quality settings"] = anchors("Quality", args.threads[0]) + quality
     return groups
 
 
@@ -208,7 +211,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("root", help="folder of VOC2007: JPEGImages, Annotations, ImageSets")
-    parser.add_argument("--anchor-python", required=True, help="Python of the other environment")
+    parser.add_argument(
+        "--anchor-python", help="Python of the other environment; without: ours only"
+    )
     parser.add_argument("--split", default="val")
     parser.add_argument("--photos", type=int, default=60)
     parser.add_argument("--min-objects", type=int, default=3, help="photos with as many only")
