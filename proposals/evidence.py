@@ -238,27 +238,30 @@ def count_votes(
         begin, end = i + 1, np.searchsorted(areas, areas[i] / low, side="right")
         overlaps = iou[: max(0, end - begin)]
         overlaps_with(corners, areas, i, begin, end, overlaps)
-        about[i] += _vote(overlaps, _AGREEMENT[0], found[begin:end], found[i], about[begin:end])
-        almost[i] += _vote(overlaps, _AGREEMENT[1], found[begin:end], found[i], almost[begin:end])
+        given = _vote(overlaps, found[begin:end], found[i], about[begin:end], almost[begin:end])
+        about[i] += given[0]
+        almost[i] += given[1]
     return np.stack((about, almost, found), axis=1).astype(np.int64)
 
 
 @njit(cache=True, nogil=True)
 def _vote(
     overlaps: NDArray[np.float32],
-    threshold: float,
     found: NDArray[np.int32],
     own: np.int32,
-    votes: NDArray[np.int32],
-) -> int:
+    about: NDArray[np.int32],
+    almost: NDArray[np.int32],
+) -> tuple[np.int32, np.int32]:
     """Give a box's votes to those that overlap it; return what they give to it."""
-    limit = np.float32(threshold)
-    given = np.int32(0)
+    low, high = np.float32(_AGREEMENT[0]), np.float32(_AGREEMENT[1])
+    roughly = closely = np.int32(0)
     for j in range(len(overlaps)):
-        agrees = np.int32(overlaps[j] >= limit)
-        votes[j] += np.int32(own * agrees)
-        given += np.int32(found[j] * agrees)
-    return int(given)
+        near, same = np.int32(overlaps[j] >= low), np.int32(overlaps[j] >= high)
+        about[j] += np.int32(own * near)
+        almost[j] += np.int32(own * same)
+        roughly += np.int32(found[j] * near)
+        closely += np.int32(found[j] * same)
+    return roughly, closely
 
 
 @njit(cache=True, nogil=True)

@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from proposals.regions import COLOUR_BINS, Regions
-from proposals.similarity import ONE, Pairs, normalise, shape_similarity
+from proposals.similarity import ONE, Pairs, shape_similarity
 from proposals.texture import TEXTURE_BINS
 
 
@@ -160,15 +160,19 @@ class _Histograms(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _make_histograms(given: NDArray[np.int32], sizes: NDArray[np.int64]) -> _Histograms:
-    """Normalise the histograms of the given regions and make room for those of unions."""
-    regions, bins = given.shape
-    counts = np.empty((2 * regions - 1) * bins, dtype=np.int32)
-    counts[: regions * bins] = given.ravel()
-    shares = np.empty(counts.size, dtype=np.uint16)
-    for i in range(regions):
-        normalise(given[i], sizes[i], shares[i * bins : (i + 1) * bins])
-    return _Histograms(counts, shares, np.uint64(bins))
+def _make_histograms(
+    counts: NDArray[np.int32], shares: NDArray[np.uint16], used: bool
+) -> _Histograms:
+    """Copy the histograms of the given regions to longer arrays, if they are used at all."""
+    regions, bins = counts.shape
+    room = (2 * regions - 1) * bins if used else 0
+    histograms = _Histograms(
+        np.empty(room, dtype=np.int32), np.empty(room, dtype=np.uint16), np.uint64(bins)
+    )
+    if used:
+        histograms.counts[: counts.size] = counts.ravel()
+        histograms.shares[: shares.size] = shares.ravel()
+    return histograms
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -215,9 +219,8 @@ def group(regions: Regions, pairs: Pairs, weights: NDArray[np.float64]) -> Hiera
     boxes[:count] = regions.boxes
     parents = np.full(num_nodes, -1, dtype=np.int32)
     similarities = np.zeros(num_nodes)
-    # Of similarities without colour or texture no histograms are kept.
-    colour = _make_histograms(regions.colour[: count if weights[0] > 0 else 1], sizes)
-    texture = _make_histograms(regions.texture[: count if weights[1] > 0 else 1], sizes)
+    colour = _make_histograms(regions.colour, pairs.colours, weights[0] > 0)
+    texture = _make_histograms(regions.texture, pairs.textures, weights[1] > 0)
     colour_unit = regions.colour.shape[1] // COLOUR_BINS * float(ONE)
     texture_unit = regions.texture.shape[1] // TEXTURE_BINS * float(ONE)
 

@@ -50,7 +50,7 @@ PRESETS = {
     "googlenet": Preset(("hsv", "lab"), ((100, 100), (200, 200)), (_CTSF, _TSF)),
     # OpenCV's fast mode, which keeps small boxes as well: 12 hierarchies, about as many boxes.
     "opencv": Preset(
-        ("hsv", "lab"), ((150, 100), (300, 100), (450, 100)), (_CTSF, _TSF), min_side=12
+        ("hsv", "lab"), ((150, 100), (300, 100), (450, 100)), (_CTSF, _TSF), min_side=10
     ),
     # The "quality" setting of Uijlings et al.: 80 hierarchies.
     "quality": Preset(

@@ -69,17 +69,21 @@ def intersect(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> int:
 
 
 class Pairs(NamedTuple):
-    """Regions that touch, as parallel arrays; they connect all regions of a segmentation.
+    """Regions that touch and what they are compared by; they connect all of a segmentation.
 
     Attributes:
         regions: Two regions, the smaller number first, each pair once, int64 ``[E, 2]``.
         colour: Their colour similarity in 0..1, float64 ``[E]``.
         texture: Their texture similarity in 0..1, float64 ``[E]``.
+        colours: Normalised colour histograms of the regions, uint16 ``[R, 25 C]``.
+        textures: Their normalised texture histograms, uint16 ``[R, 80 C]``.
     """
 
     regions: NDArray[np.int64]
     colour: NDArray[np.float64]
     texture: NDArray[np.float64]
+    colours: NDArray[np.uint16]
+    textures: NDArray[np.uint16]
 
 
 @njit(cache=True, nogil=True)
@@ -101,7 +105,7 @@ def compare(regions: Regions, pairs: NDArray[np.int64]) -> Pairs:
         i, j = pairs[e]
         colour[e] = colour_similarity(colours[i], colours[j])
         texture[e] = texture_similarity(textures[i], textures[j])
-    return Pairs(pairs, colour, texture)
+    return Pairs(pairs, colour, texture, colours, textures)
 
 
 @njit(cache=True, nogil=True)
