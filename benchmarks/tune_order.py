@@ -54,7 +54,9 @@ def search(record: Record, preset: str) -> Searched:
     pixels = method._resize(np.asarray(cv2.imread(str(record.path)))[..., ::-1])
     height, width = pixels.shape[:2]
     scale = torch.tensor([width / record.width, height / record.height] * 2)
-    grown = method._over_segmentations(np.ascontiguousarray(pixels), method._group)
+    grown = method._over_segmentations(
+        np.ascontiguousarray(pixels), lambda space, scale: [method._grow(space, scale)]
+    )
     hierarchies = [hierarchy for _, trees in grown for hierarchy in trees]
     evidence = [describe(h, touching, width, height, 1) for touching, trees in grown for h in trees]
     return Searched(hierarchies, evidence, width, height, record.boxes * scale)

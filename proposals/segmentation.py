@@ -51,10 +51,11 @@ def segment(
     Returns:
         For each scale the region of every pixel, ``[H, W]``, numbered from 0 in raster order.
     """
-    height, width, _ = weights.shape
+    height, width, directions = weights.shape
     edges, sorted_weights = _sort_edges(weights)
+    # How much larger the number of the other pixel of an edge is.
+    steps = np.asarray(DIRECTIONS[:directions] @ [width, 1]).astype(np.uint32)
     limit = UNITS * min(k for k, _ in scales)
-    steps = _steps(weights)
     parts = _join_for_all_scales(edges, sorted_weights, steps, height * width, limit)
     return [
         _join_for_scale(parts, UNITS * k, min_size).reshape(height, width) for k, min_size in scales
@@ -97,12 +98,6 @@ def _weigh(
             b = there[y, x, second] - here[y, x, second]
             c = there[y, x, third] - here[y, x, third]
             weights[y, x] = np.uint16(np.sqrt(a * a + b * b + c * c) * units + half)
-
-
-def _steps(weights: NDArray[np.uint16]) -> NDArray[np.uint32]:
-    """Return how much larger the number of the other pixel of an edge is, by direction."""
-    _, width, directions = weights.shape
-    return np.asarray(DIRECTIONS[:directions] @ [width, 1]).astype(np.uint32)
 
 
 @njit(cache=True, nogil=True)
@@ -245,7 +240,7 @@ def _join_for_scale(common: _Parts, limit: int, min_size: int) -> NDArray[np.int
         if a != b and min(size[a], size[b]) < min_size:
             _rename_smaller(a, b, home, ring, members, size)
 
-    # Parts are numbered in raster order; in the order of its first part each region gets a number.
+    # _Parts are numbered in raster order; in the order of its first part each region gets a number.
     number = np.full(size.size, -1, dtype=np.int32)
     count = 0
     for part in range(size.size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -61,15 +61,14 @@ PRESETS = {
 }
 
 
-class _Ground(NamedTuple):
-    """One segmentation of the image in one colour space, ready for grouping."""
+class _Space(NamedTuple):
+    """The image in one colour space and its segmentations, ready for grouping."""
 
-    colour_space: str
-    scale: tuple[int, int]
-    labels: NDArray[np.int32]
+    name: str
     colours: Pixels
     codes: NDArray[np.uint8]
     weights: NDArray[np.uint16]
+    maps: list[NDArray[np.int32]]  # labels at each scale
 
 
 class SelectiveSearch:
@@ -160,12 +159,11 @@ class SelectiveSearch:
         new_height, new_width = resized.shape[:2]
         size = (new_width, new_height)
         if self.order == "rcnn":
-            grown = self._over_segmentations(resized, self._group)
-            hierarchies = [hierarchy for _, trees in grown for hierarchy in trees]
+            hierarchies = self._over_segmentations(resized, self._build)
             boxes = order_by_rcnn(hierarchies, *size, seed=self.seed, min_side=self.min_side)
         else:
-            described = self._over_segmentations(resized, self._describe)
-            boxes = order_by_evidence([e for part in described for e in part], *size)
+            evidence = self._over_segmentations(resized, self._describe)
+            boxes = order_by_evidence(evidence, *size)
         scaled = boxes[: self.max_boxes] * np.array([width / new_width, height / new_height] * 2)
         clipped = np.clip(scaled, 0, [width, height] * 2).astype(np.float32)
         device = image.device if isinstance(image, Tensor) else None
@@ -180,8 +178,7 @@ class SelectiveSearch:
         Returns:
             One tree for each colour space, scale and similarity, in this order of nesting.
         """
-        resized = self._resize(as_pixels(image))
-        return [tree for trees in self._over_segmentations(resized, self._plant) for tree in trees]
+        return self._over_segmentations(self._resize(as_pixels(image)), self._plant)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
@@ -222,20 +219,31 @@ class SelectiveSearch:
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, size, interpolation=method), dtype=np.uint8)
 
-    def _over_segmentations(self, image: Pixels, function: Callable[[_Ground], _T]) -> list[_T]:
-        """Apply a function to every segmentation, in an order that does not depend on threads."""
+    def _over_segmentations(
+        self, image: Pixels, function: Callable[[_Space, int], list[_T]]
+    ) -> list[_T]:
+        """Apply a function to every colour space and number of a scale; join what it returns.
+
+        The order of the results does not depend on threads.
+        """
         prepare_process()
         if self.threads == 1:
-            grounds = (g for name in self.colour_spaces for g in self._segment(image, name))
-            return [function(ground) for ground in grounds]
-        with ThreadPoolExecutor(self.threads) as pool:
-            spaces = [pool.submit(self._segment, image, name) for name in self.colour_spaces]
-            results = [pool.submit(function, g) for space in spaces for g in space.result()]
-            return [result.result() for result in results]
+            spaces = (self._convert(image, name) for name in self.colour_spaces)
+            return [
+                r for space in spaces for i in range(len(self.scales)) for r in function(space, i)
+            ]
 
-    def _segment(self, image: Pixels, colour_space: str) -> list[_Ground]:
-        """Segment the image in one colour space, at every scale."""
-        colours = COLOUR_SPACES[colour_space](image)
+        def convert(name: str) -> list[Future[list[_T]]]:
+            space = self._convert(image, name)
+            return [pool.submit(function, space, i) for i in range(len(self.scales))]
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            started = [pool.submit(convert, name) for name in self.colour_spaces]
+            return [r for parts in started for part in parts.result() for r in part.result()]
+
+    def _convert(self, image: Pixels, name: str) -> _Space:
+        """Do what all scales of a colour space share, which is most of their segmentations."""
+        colours = COLOUR_SPACES[name](image)
         blurred: NDArray[np.float32] = colours.astype(np.float32)
         if self.sigma > 0:
             smooth = cv2.GaussianBlur(blurred, (0, 0), self.sigma)
@@ -246,31 +254,30 @@ class SelectiveSearch:
             maps = [segment_exactly(blurred, *scale, **options) for scale in self.scales]
         else:
             maps = segment(weights, self.scales)
-        codes = texture_codes(colours)
-        return [
-            _Ground(colour_space, scale, labels, colours, codes, weights)
-            for scale, labels in zip(self.scales, maps, strict=True)
-        ]
+        return _Space(name, colours, texture_codes(colours), weights, maps)
 
-    def _group(self, ground: _Ground) -> tuple[Neighbours, list[Hierarchy]]:
+    def _grow(self, space: _Space, scale: int) -> tuple[Neighbours, list[Hierarchy]]:
         """Join the regions of one segmentation by every similarity."""
-        num_regions = int(ground.labels.max()) + 1
-        regions = measure(ground.labels, num_regions, ground.colours, ground.codes)
-        neighbours = find_neighbours(ground.labels, num_regions, ground.weights)
+        labels = space.maps[scale]
+        num_regions = int(labels.max()) + 1
+        regions = measure(labels, num_regions, space.colours, space.codes)
+        neighbours = find_neighbours(labels, num_regions, space.weights)
         pairs = compare(regions, neighbours.pairs)
         weights = [parse_similarity(similarity) for similarity in self.similarities]
         return neighbours, [group(regions, pairs, w) for w in weights]
 
-    def _describe(self, ground: _Ground) -> list[Evidence]:
-        """Join the regions of one segmentation and gather what speaks for each."""
-        neighbours, hierarchies = self._group(ground)
-        height, width = ground.labels.shape
+    def _build(self, space: _Space, scale: int) -> list[Hierarchy]:
+        return self._grow(space, scale)[1]
+
+    def _describe(self, space: _Space, scale: int) -> list[Evidence]:
+        """Gather what speaks for each region."""
+        neighbours, hierarchies = self._grow(space, scale)
+        height, width = space.colours.shape[:2]
         return [describe(h, neighbours, width, height, self.min_side) for h in hierarchies]
 
-    def _plant(self, ground: _Ground) -> list[RegionTree]:
-        """As ``_group``, for callers who want to look at regions."""
-        _, hierarchies = self._group(ground)
+    def _plant(self, space: _Space, scale: int) -> list[RegionTree]:
+        ways = zip(self.similarities, self._build(space, scale), strict=True)
         return [
-            RegionTree(ground.labels, *hierarchy, ground.colour_space, ground.scale, name)
-            for name, hierarchy in zip(self.similarities, hierarchies, strict=True)
+            RegionTree(space.maps[scale], *hierarchy, space.name, self.scales[scale], similarity)
+            for similarity, hierarchy in ways
         ]
