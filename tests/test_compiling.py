@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 # One small function stands for all of them, which take much longer.
@@ -37,6 +39,7 @@ def test_compiling_is_announced_once_and_kept_on_disk(tmp_path: Path) -> None:
     assert run(tmp_path) == ""
 
 
+@pytest.mark.slow
 def test_code_of_others_is_not_announced(tmp_path: Path) -> None:
     code = """
 from numba import njit

@@ -92,12 +92,19 @@ def test_make_knows_its_targets(target: str) -> None:
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def marked(command: str) -> object:
+    """Keep benchmarks out of the default suite."""
+    return pytest.param(command, marks=pytest.mark.slow if "benchmarks/" in command else ())
+
+
+@pytest.mark.parametrize("command", [marked(command) for command in COMMANDS])
 def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequest) -> None:
     if re.search(r"VOC2007|ilsvrc|ILSVRC|benchmarks/", command):
         add_data(workplace, request.getfixturevalue("shared_dir"))
     if "out/demo" in command:
         run("python docs/demo/photos.py | python tools/detect.py - out=out/demo", workplace)
+    if "tools/detect.py photos/" in command:
+        command += " proposer.max_boxes=60"
     if "tools/train.py" in command:
         command += " training.steps=2"
     if "benchmarks/detect.py" in command:

@@ -267,7 +267,7 @@ def draw(kind: str, height: int, width: int, seed: int) -> NDArray[Any]:
     return checks.astype(np.uint8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     kind=st.sampled_from(["flat", "noise", "grey", "float", "ramp", "checks"]),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40))

@@ -144,6 +144,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, run: Run) -> None:
     make_photos(tmp_path / "photos", 200)
