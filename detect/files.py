@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from proposals.files import replacing
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file as a whole, so that a killed process leaves the old or the new one.
 
-    The temporary file has a fixed name: what a killed process left, its successor overwrites. Names
-    of photos that are not UTF-8 on disk are written as the bytes they were.
+    Names of photos that are not UTF-8 on disk are written as the bytes they were.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(data)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -154,15 +154,7 @@ def describe(
     boxes, sizes, parents, _ = hierarchy
     length, contrast, inner, inner_contrast = boundaries(parents, neighbours)
     count = len(sizes)
-    leaves = np.zeros(count)
-    area = np.empty(count)
-    child = np.zeros(count)  # area of the larger child's box
-    for i in range(count):
-        area[i] = np.int64(boxes[i, 2] - boxes[i, 0]) * np.int64(boxes[i, 3] - boxes[i, 1])
-        leaves[i] = max(leaves[i], 1)
-        if i + 1 < count:
-            leaves[parents[i]] += leaves[i]
-            child[parents[i]] = max(child[parents[i]], area[i])
+    area, child, leaves = _sum_up(boxes, parents)
     # Contrasts are relative to the usual one of the image; + 1 where there may be no edges.
     usual = (inner_contrast.sum() + 1) / (inner.sum() + 1)
     outer = (contrast + 1) / (length + 1) / usual
@@ -200,6 +192,22 @@ def describe(
         row[15] = (count - i) / count
         row[16] = np.log(leaves[i])
     return Evidence(kept[:num_kept], features[:num_kept])
+
+
+@njit(cache=True, nogil=True)
+def _sum_up(
+    boxes: NDArray[np.int32], parents: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return of every region the area of its box, that of its larger child's, and its leaves."""
+    count = len(parents)
+    area, child, leaves = np.empty(count), np.zeros(count), np.zeros(count)
+    for i in range(count):  # children come before their parents
+        area[i] = np.int64(boxes[i, 2] - boxes[i, 0]) * np.int64(boxes[i, 3] - boxes[i, 1])
+        leaves[i] = max(leaves[i], 1)
+        if i + 1 < count:
+            leaves[parents[i]] += leaves[i]
+            child[parents[i]] = max(child[parents[i]], area[i])
+    return area, child, leaves
 
 
 @njit(cache=True, nogil=True)

@@ -109,6 +109,20 @@ def _search_best(graph: _Graph, best: _Best, region: int) -> None:
     _set_best(best, region, top, partner)
 
 
+@njit(cache=True, nogil=True)
+def _search_all(graph: _Graph, count: int) -> _Best:
+    """Find the best pair of each of the given regions; make room for those of unions."""
+    blocks = (len(graph.first) + _BLOCK - 1) // _BLOCK
+    best = _Best(
+        np.full(blocks * _BLOCK, -np.inf),
+        np.full(blocks * _BLOCK, -1, dtype=np.int32),
+        np.full(blocks, -np.inf),
+    )
+    for region in range(count):
+        _search_best(graph, best, region)
+    return best
+
+
 @njit(cache=True, nogil=True, inline="always")
 def _argmax(best: _Best) -> np.int32:
     """Return the first region whose best pair is the best of all."""
@@ -230,14 +244,7 @@ def group(regions: Regions, pairs: Pairs, weights: NDArray[np.float64]) -> Hiera
         likeness = weights[0] * pairs.colour[e] + weights[1] * pairs.texture[e]
         scores[e] = likeness + shape_similarity(i, j, sizes, boxes, weights, area)
     graph = _link(pairs.regions, scores, num_nodes)
-    padded = (num_nodes + _BLOCK - 1) // _BLOCK * _BLOCK
-    best = _Best(
-        np.full(padded, -np.inf),
-        np.full(padded, -1, dtype=np.int32),
-        np.full(padded // _BLOCK, -np.inf),
-    )
-    for i in range(count):
-        _search_best(graph, best, i)
+    best = _search_all(graph, count)
 
     met = np.zeros(num_nodes, dtype=np.int32)  # the last union that met this region
     for new in range(count, num_nodes):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from proposals.files import replacing
 
 VERSION = 1
 BOX_TYPE = np.dtype("<f4")  # the same bytes on every machine
@@ -161,21 +162,12 @@ def write_proposal_file(
         "offsets": np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype("<i8"),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # fixed: a killed process's is overwritten
-    try:
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, array in small.items():
-                    with archive.open(_member(name), "w") as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-                with archive.open(_member("boxes"), "w", force_zip64=True) as member:
-                    _write_boxes(member, sum(counts), boxes)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in small.items():
+            with archive.open(_member(name), "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        with archive.open(_member("boxes"), "w", force_zip64=True) as member:
+            _write_boxes(member, sum(counts), boxes)
 
 
 def box_bytes(boxes: Tensor) -> bytes:

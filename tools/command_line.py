@@ -42,6 +42,23 @@ def run(tool: str, main: Callable[[], None]) -> None:
         sys.exit(2 if stop.code == 1 else stop.code)
 
 
+def answer(tool: str, request: Callable[[], int], busy: type[Exception]) -> int:
+    """Serve a tool that is no Hydra application; return its exit status.
+
+    Args:
+        tool: Its name.
+        request: Does the work and returns the status.
+        busy: Raised where another process works on the same files.
+    """
+    try:
+        return request()
+    except (ValueError, OSError, busy) as error:
+        return _refuse(tool, error)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
 def _refuse(tool: str, error: BaseException) -> int:
     print(f"{tool}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2

@@ -23,12 +23,13 @@ from detect import config
 from detect.allocator import keep_freed_memory
 from detect.images import find_images, is_video
 from detect.ledger import Ledger, LedgerBusy
-from detect.run import DetectionRun, RunOutcome, summarise, versions, write_outputs
+from detect.run import DetectionRun, summarise, versions, write_outputs
+from tools.command_line import answer
 from tools.progress import progress
 
 
-def run(paths: list[str], overrides: list[str]) -> RunOutcome:
-    """Detect, write every file and print the summary."""
+def run(paths: list[str], overrides: list[str]) -> int:
+    """Detect, write every file and print the summary; return the exit status."""
     start = time.perf_counter()
     settings, plain = config.load_config("detect", overrides)
     out = Path(settings.out)
@@ -55,7 +56,7 @@ def run(paths: list[str], overrides: list[str]) -> RunOutcome:
         ledger.compact([result.name for result in outcome.results])
     write_outputs(out, outcome, sources, names, detection, plain)
     print(summarise(outcome, detection.clock.seconds, time.perf_counter() - start, out))
-    return outcome
+    return 1 if outcome.skipped else 0
 
 
 def main() -> int:
@@ -66,14 +67,7 @@ def main() -> int:
         return 0 if arguments else 2
     config.register()
     keep_freed_memory()
-    try:
-        return 1 if run(*config.split_arguments(arguments)).skipped else 0
-    except (ValueError, OSError, LedgerBusy) as error:
-        print(f"detect: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+    return answer("detect", lambda: run(*config.split_arguments(arguments)), LedgerBusy)
 
 
 if __name__ == "__main__":

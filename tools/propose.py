@@ -25,6 +25,7 @@ from detect.recall_report import format_table, measure_recall, open_files, write
 from detect.results import write_skipped
 from proposals.compute import compute_proposals
 from proposals.working_file import FileBusy
+from tools.command_line import answer
 from tools.progress import progress
 
 
@@ -63,17 +64,8 @@ def main() -> int:
         print(__doc__, *(config.settings_help(c)["template"] for c in helps), sep="\n")
         return 0 if arguments else 2
     config.register()
-    try:
-        command, given = (
-            (recall, arguments[1:]) if arguments[0] == "recall" else (propose, arguments)
-        )
-        return command(*config.split_arguments(given))
-    except (ValueError, OSError, FileBusy) as error:
-        print(f"propose: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+    command, given = (recall, arguments[1:]) if arguments[0] == "recall" else (propose, arguments)
+    return answer("propose", lambda: command(*config.split_arguments(given)), FileBusy)
 
 
 if __name__ == "__main__":
