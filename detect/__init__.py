@@ -2,18 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
-from detect.detections import Detections
-
 if TYPE_CHECKING:
+    from detect.detections import Detections
     from detect.detector import Detector
 
 __all__ = ["Detections", "Detector"]
 
 
 def __getattr__(name: str) -> Any:
-    # Scoring and reading results need neither the network nor compiled proposals.
+    # Scoring needs neither the network nor torch, which takes longer to load than to score.
     if name == "Detector":
         from detect.detector import Detector
 
         return Detector
+    if name == "Detections":
+        from detect.detections import Detections
+
+        return Detections
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

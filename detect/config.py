@@ -1,6 +1,7 @@
-"""Settings of the tools: one root dataclass each, from the dataclasses beside the code they steer.
+"""Compose the settings of a tool from its dataclass, configs/ and the command line.
 
-The only module of the package that knows Hydra.
+The only module of the package that knows Hydra. The dataclasses are in ``detect.settings`` and
+``detect.score_settings``, for scoring has no use for what the others import.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,88 +18,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from detect.checkpoint import BUNDLED, file_digest
-from detect.detector import Detector
 from detect.files import write_atomically
-from detect.merging import MergeConfig
-from detect.shared_trunk import SharedTrunkConfig
-from detect.training import TrainingConfig
 
+MISSING = "???"  # what OmegaConf takes for a value that has to be given
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}  # data=voc chooses a file
-
-
-@dataclass
-class DetectConfig:
-    """Settings of tools/detect.py."""
-
-    out: str = "out"  # folder of the results
-    checkpoint: str | None = None  # file made by tools/train.py; by default the bundled detector
-    regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
-    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
-    merge: MergeConfig = field(default_factory=MergeConfig)
-    device: str | None = None  # cpu, cuda, cuda:1; by default a GPU where there is one
-    precision: str = "auto"  # auto, float32 or bfloat16; auto: bfloat16 where hardware has it
-    threads: int = 0  # images in work at the same time on a CPU; 0: one a core
-    frame_step: int = 1  # every n-th frame of a video
-    drawn: bool = True  # whether to draw the detections on every photo
-    draw_threshold: float = 0.5  # least score of a drawn detection, 0 to 1
-    overwrite: bool = False  # start again where out/ holds results of other settings
-
-
-@dataclass
-class TrainConfig:
-    """Settings of tools/train.py."""
-
-    out: str = MISSING  # folder of the checkpoint, the log and the state to go on from
-    weights: str = MISSING  # ImageNet GoogLeNet: .caffemodel, .safetensors, .pth or torchvision
-    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=train, data.class_names
-    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
-    cache: str = "cache"  # folder of proposals and stem maps, kept between trainings
-    shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    device: str = "cpu"  # cpu or cuda
-    threads: int = 0  # photos in work at the same time; 0: one a core
-    save_minutes: float = 3.0  # between two saved states
-
-
-@dataclass
-class ScoreConfig:
-    """Settings of tools/score.py."""
-
-    format: str = MISSING  # ilsvrc, coco or voc
-    predictions: str = MISSING  # results file, plain, .gz or .xz; voc: folder of the files
-    annotations: str = MISSING  # ilsvrc, voc: folder or tar archive of XML; coco: JSON file
-    out: str = MISSING  # folder of scores.json
-    image_list: str | None = None  # ilsvrc: lines "name id"; voc: the name of one image a line
-    classes: str | None = None  # ilsvrc: meta_det.mat or map_det.txt; voc: names, else its 20
-    blacklist: str | None = None  # ilsvrc: lines "image_id wnid" that are not judged
-    voc_metric: str = "2010"  # voc: 2010 (area under the curve) or 2007 (11 points)
-
-
-@dataclass
-class ProposeConfig:
-    """Settings of tools/propose.py."""
-
-    out: str = "proposals.npz"  # file of the proposals; skipped.csv lies beside it
-    proposer: Any = MISSING  # fast (R-CNN's, the default), googlenet, quality; proposer.width=500
-    data: Any = None  # in place of PATHs: voc with data.root=FOLDER and data.split=val
-    workers: int = 0  # photos in work at the same time, one core each; 0: one a core
-    overwrite: bool = False  # start again where out= holds proposals of other settings
-
-
-@dataclass
-class RecallConfig:
-    """Settings of tools/propose.py recall."""
-
-    out: str = "recall"  # folder of recall.json and recall.png
-    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=val
-    budgets: list[int] = field(default_factory=lambda: [100, 200, 500, 1000, 2000])  # boxes a photo
-    difficult: bool = True  # whether objects marked difficult count
-    plot_budget: int = 1000  # boxes a photo in the picture of recall over IoU
 
 
 class ConfigError(ValueError):
@@ -143,22 +70,6 @@ def _compose(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     return OmegaConf.to_object(config), {str(key): value for key, value in plain.items()}
 
 
-def build_detector(settings: DetectConfig) -> Detector:
-    """Make the detector that the settings describe.
-
-    Raises:
-        ValueError: If the checkpoint cannot be used or a setting is none of its choices.
-    """
-    return Detector.load(
-        settings.checkpoint or BUNDLED,
-        regions=settings.regions,
-        proposer=build("proposer", settings.proposer),
-        merge=settings.merge,
-        device=settings.device,
-        precision=settings.precision,
-    )
-
-
 def build(name: str, chosen: Any) -> Any:
     """Make what a chosen file of a group describes, such as a proposer.
 
@@ -169,14 +80,6 @@ def build(name: str, chosen: Any) -> Any:
         return instantiate(chosen, _convert_="all")
     except InstantiationException as error:
         raise ConfigError(f"{name}: {error.__cause__ or error}") from error
-
-
-def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
-    """Return what other detections would come from, if it were changed."""
-    names = ("regions", "proposer", "merge", "device", "precision")
-    decisive = {name: plain[name] for name in names}
-    decisive["proposer"] = {k: v for k, v in plain["proposer"].items() if k != "threads"}
-    return decisive | {"checkpoint_sha256": file_digest(settings.checkpoint or BUNDLED)}
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
@@ -289,13 +192,13 @@ def _describe(settings: type, prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def register() -> None:
-    """Make the schemas known to Hydra, under the names that configs/*.yaml list first."""
+def register(name: str, settings: type) -> None:
+    """Make a tool's schema and help known to Hydra, under the names that configs/*.yaml list first.
+
+    Args:
+        name: Of the file in configs/.
+        settings: Its root dataclass.
+    """
     store = ConfigStore.instance()
-    store.store(name="detect_schema", node=DetectConfig)
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="score_schema", node=ScoreConfig)
-    store.store(name="propose_schema", node=ProposeConfig)
-    store.store(name="recall_schema", node=RecallConfig)
-    store.store(group="hydra/help", name="train_help", node=settings_help(TrainConfig))
-    store.store(group="hydra/help", name="score_help", node=settings_help(ScoreConfig))
+    store.store(name=f"{name}_schema", node=settings)
+    store.store(group="hydra/help", name=f"{name}_help", node=settings_help(settings))

@@ -6,20 +6,15 @@ from hydra.utils import instantiate
 from detect.config import (
     CONFIGS,
     ConfigError,
-    DetectConfig,
-    ProposeConfig,
-    RecallConfig,
-    ScoreConfig,
-    TrainConfig,
     load_config,
-    register,
     settings_help,
     split_arguments,
     write_yaml,
 )
+from detect.score_settings import ScoreConfig
+from detect.settings import DetectConfig, ProposeConfig, RecallConfig, TrainConfig
 from proposals import Proposer
 
-register()
 PROPOSERS = sorted(path.stem for path in (CONFIGS / "proposer").glob("*.yaml"))
 
 

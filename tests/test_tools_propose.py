@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detect.config import ProposeConfig, RecallConfig, settings_help
+from detect.config import settings_help
 from detect.data.records import Record
 from detect.recall_report import (
     THRESHOLDS,
@@ -27,6 +27,7 @@ from detect.recall_report import (
     write_recall_report,
 )
 from detect.results import read_skipped
+from detect.settings import ProposeConfig, RecallConfig
 from proposals import SelectiveSearch
 from proposals.store import ProposalFile, StoredPhoto, write_proposal_file
 from tests.conftest import ROOT

@@ -24,6 +24,7 @@ from detect.allocator import keep_freed_memory
 from detect.images import find_images, is_video
 from detect.ledger import Ledger, LedgerBusy
 from detect.run import DetectionRun, summarise, versions, write_outputs
+from detect.settings import DetectConfig, build_detector, decisive_settings
 from tools.command_line import answer
 from tools.progress import progress
 
@@ -36,8 +37,8 @@ def run(paths: list[str], overrides: list[str]) -> int:
     sources = [s for s in find_images(paths) if out.resolve() not in s.path.resolve().parents]
     if not sources:
         raise ValueError(f"{' '.join(paths) or 'no PATH given'}: no photo or video there")
-    detector = config.build_detector(settings)
-    names, decisive = detector.class_names, config.decisive_settings(settings, plain)
+    detector = build_detector(settings)
+    names, decisive = detector.class_names, decisive_settings(settings, plain)
     with Ledger.open(
         out / "detections.jsonl", decisive, names, overwrite=settings.overwrite
     ) as ledger:
@@ -63,9 +64,8 @@ def main() -> int:
     """Run the command line; return the exit status."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__, config.settings_help(config.DetectConfig)["template"], sep="\n")
+        print(__doc__, config.settings_help(DetectConfig)["template"], sep="\n")
         return 0 if arguments else 2
-    config.register()
     keep_freed_memory()
     return answer("detect", lambda: run(*config.split_arguments(arguments)), LedgerBusy)
 

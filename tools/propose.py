@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from detect import config, proposing
 from detect.recall_report import format_table, measure_recall, open_files, write_recall_report
 from detect.results import write_skipped
+from detect.settings import ProposeConfig, RecallConfig
 from proposals.compute import compute_proposals
 from proposals.working_file import FileBusy
 from tools.command_line import answer
@@ -60,10 +61,9 @@ def main() -> int:
     """Run the command line; return the exit status."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
-        helps = (config.ProposeConfig, config.RecallConfig)
+        helps = (ProposeConfig, RecallConfig)
         print(__doc__, *(config.settings_help(c)["template"] for c in helps), sep="\n")
         return 0 if arguments else 2
-    config.register()
     command, given = (recall, arguments[1:]) if arguments[0] == "recall" else (propose, arguments)
     return answer("propose", lambda: command(*config.split_arguments(given)), FileBusy)
 

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from detect.allocator import keep_freed_memory
 from detect.checkpoint import Checkpoint, file_digest, save_checkpoint
-from detect.config import TrainConfig, register
 from detect.heads import RegionHead
+from detect.settings import TrainConfig
 from detect.shared_trunk import SharedTrunk
 from detect.training import RegionTrainer
 from detect.training_cache import TrainingCache
@@ -29,7 +29,6 @@ from detect.training_log import TrainingLog
 from tools.command_line import CONFIGS, refusing, run
 from tools.progress import progress
 
-register()
 # Of the data's settings, what a checkpoint records: not where a machine keeps it.
 KEPT = ["_target_", "split"]
 

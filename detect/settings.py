@@ -1,0 +1,99 @@
+"""Settings of the tools: a root dataclass each, from the dataclasses beside the code they steer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from detect.checkpoint import BUNDLED, file_digest
+from detect.config import MISSING, build, register
+from detect.detector import Detector
+from detect.merging import MergeConfig
+from detect.shared_trunk import SharedTrunkConfig
+from detect.training import TrainingConfig
+
+
+@dataclass
+class DetectConfig:
+    """Settings of tools/detect.py."""
+
+    out: str = "out"  # folder of the results
+    checkpoint: str | None = None  # file made by tools/train.py; by default the bundled detector
+    regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
+    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    device: str | None = None  # cpu, cuda, cuda:1; by default a GPU where there is one
+    precision: str = "auto"  # auto, float32 or bfloat16; auto: bfloat16 where hardware has it
+    threads: int = 0  # images in work at the same time on a CPU; 0: one a core
+    frame_step: int = 1  # every n-th frame of a video
+    drawn: bool = True  # whether to draw the detections on every photo
+    draw_threshold: float = 0.5  # least score of a drawn detection, 0 to 1
+    overwrite: bool = False  # start again where out/ holds results of other settings
+
+
+@dataclass
+class TrainConfig:
+    """Settings of tools/train.py."""
+
+    out: str = MISSING  # folder of the checkpoint, the log and the state to go on from
+    weights: str = MISSING  # ImageNet GoogLeNet: .caffemodel, .safetensors, .pth or torchvision
+    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=train, data.class_names
+    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
+    cache: str = "cache"  # folder of proposals and stem maps, kept between trainings
+    shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    device: str = "cpu"  # cpu or cuda
+    threads: int = 0  # photos in work at the same time; 0: one a core
+    save_minutes: float = 3.0  # between two saved states
+
+
+@dataclass
+class ProposeConfig:
+    """Settings of tools/propose.py."""
+
+    out: str = "proposals.npz"  # file of the proposals; skipped.csv lies beside it
+    proposer: Any = MISSING  # fast (R-CNN's, the default), googlenet, quality; proposer.width=500
+    data: Any = None  # in place of PATHs: voc with data.root=FOLDER and data.split=val
+    workers: int = 0  # photos in work at the same time, one core each; 0: one a core
+    overwrite: bool = False  # start again where out= holds proposals of other settings
+
+
+@dataclass
+class RecallConfig:
+    """Settings of tools/propose.py recall."""
+
+    out: str = "recall"  # folder of recall.json and recall.png
+    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=val
+    budgets: list[int] = field(default_factory=lambda: [100, 200, 500, 1000, 2000])  # boxes a photo
+    difficult: bool = True  # whether objects marked difficult count
+    plot_budget: int = 1000  # boxes a photo in the picture of recall over IoU
+
+
+register("detect", DetectConfig)
+register("train", TrainConfig)
+register("propose", ProposeConfig)
+register("recall", RecallConfig)
+
+
+def build_detector(settings: DetectConfig) -> Detector:
+    """Make the detector that the settings describe.
+
+    Raises:
+        ValueError: If the checkpoint cannot be used or a setting is none of its choices.
+    """
+    return Detector.load(
+        settings.checkpoint or BUNDLED,
+        regions=settings.regions,
+        proposer=build("proposer", settings.proposer),
+        merge=settings.merge,
+        device=settings.device,
+        precision=settings.precision,
+    )
+
+
+def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
+    """Return what other detections would come from, if it were changed."""
+    names = ("regions", "proposer", "merge", "device", "precision")
+    decisive = {name: plain[name] for name in names}
+    decisive["proposer"] = {k: v for k, v in plain["proposer"].items() if k != "threads"}
+    return decisive | {"checkpoint_sha256": file_digest(settings.checkpoint or BUNDLED)}
