@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detect.data.voc import VOC_PREFIX, voc_file_names
 from detect.detections import Detections
 from detect.files import numbered_lines, write_atomically
 
 Row = tuple[float, float, float, float, str, int]  # half-open x1, y1, x2, y2, score, label
-
-VOC_PREFIX = "comp4_det_test_"
 
 
 @dataclass(frozen=True)
@@ -226,18 +225,6 @@ def read_voc(folder: Path, class_names: Sequence[str]) -> dict[str, Detections]:
     for found in rows.values():
         found.sort(key=lambda row: -row[4])
     return {name: _detections(found, class_names, folder) for name, found in rows.items()}
-
-
-def voc_file_names(class_names: Sequence[str]) -> list[str]:
-    """Return each class's VOC file name, safe on every file system and unique without case."""
-    files: dict[str, str] = {}  # by name without case: some file systems know no difference
-    for label, name in enumerate(class_names):
-        safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|%]', lambda sign: f"%{ord(sign[0]):02X}", name)
-        safe = safe.encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
-        if safe.casefold() in files:
-            safe += f"%{label + 1}"
-        files[safe.casefold()] = f"{VOC_PREFIX}{safe}.txt"
-    return list(files.values())
 
 
 def write_skipped(path: Path, rows: Iterable[tuple[str, str]]) -> None:

@@ -19,7 +19,8 @@ from detect.data.ilsvrc import (
     read_image_list,
     read_synsets,
 )
-from detect.data.sources import InputError, parse_annotation, read_json, read_lines
+from detect.data.problems import InputError, Problems
+from detect.data.sources import parse_annotation, read_annotations, read_json, read_lines
 from detect.data.voc import VOC_CLASSES, read_voc, read_voc_annotations, read_voc_classes
 
 OBJECT = (
@@ -73,8 +74,9 @@ def test_voc_boxes_become_half_open_and_keep_difficult_and_size(tmp_path: Path) 
 def test_parts_of_a_person_are_no_objects() -> None:
     part = "<part><name>head</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>3</xmax><ymax>3</ymax>"
     person = xml_object("person", 1, 1, 9, 9, extra=part + "</bndbox></part>")
-    annotation = parse_annotation(f"<annotation>{person}</annotation>".encode(), "a", "a.xml")
-    assert [(found.name, found.box) for found in annotation.objects] == [("person", (0, 0, 9, 9))]
+    xml = f"<annotation>{person}</annotation>".encode()
+    annotation = parse_annotation(xml, "a", Problems("here"))
+    assert annotation.objects == [("person", (1, 1, 9, 9), False)]
 
 
 def test_voc_classes_are_the_20_in_alphabetical_order() -> None:
@@ -104,7 +106,7 @@ def test_a_missing_annotation_is_named_in_folder_and_archive(tmp_path: Path) -> 
     image_list.write_text("a\nghost\n")
     archive = pack(root / "Annotations", tmp_path / "annotations.tar", "w")
     for source in (root / "Annotations", archive):
-        with pytest.raises(InputError, match=r"holds no ghost\.xml") as error:
+        with pytest.raises(InputError, match=r"image ghost: ghost\.xml is not there") as error:
             read_voc_annotations(source, image_list)
         assert str(source) in str(error.value)
 
@@ -133,26 +135,44 @@ def test_broken_absent_and_ambiguous_archives_are_named(tmp_path: Path) -> None:
         ("<annotation><object>", "no proper XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "no proper XML"),
         ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><a>&b;</a>', "no proper XML"),
-        ("<annotation><object></object></annotation>", "has no name"),
-        ("<annotation><object><name>cat</name></object></annotation>", "the box of cat"),
-        (f"<annotation>{xml_object('cat', 9, 1, 8, 9)}</annotation>", "is empty"),
-        (f"<annotation>{xml_object('cat', 1, 1, float('nan'), 9)}</annotation>", "is empty"),
-        ("<annotation><size><width>wide</width></size></annotation>", "<size> is wrong"),
+        ("<annotation><object></object></annotation>", "has no <name>"),
+        ("<annotation><object><name>cat</name></object></annotation>", "cat at .* is no box"),
+        (f"<annotation>{xml_object('cat', 9, 1, 8, 9)}</annotation>", "is no box"),
+        (f"<annotation>{xml_object('cat', 1, 1, float('nan'), 9)}</annotation>", "is no box"),
+        ("<annotation><size><width>wide</width></size></annotation>", "is no <size>"),
     ],
 )
 def test_malformed_and_hostile_xml_is_refused(xml: str, message: str) -> None:
-    with pytest.raises(InputError, match=f"^here: .*{message}"):
-        parse_annotation(xml.encode(), "a", "here")
+    problems = Problems("here")
+    for data in (xml.encode(), f'<?xml version="1.0"?>{xml}'.encode(), xml.encode("utf-16")):
+        problems = Problems("here")
+        parse_annotation(data, "a", problems)
+        with pytest.raises(InputError, match=rf"^here, a\.xml: .*{message}"):
+            problems.raise_if_any()
+
+
+def test_the_first_five_bad_files_are_named_and_all_counted(tmp_path: Path) -> None:
+    good, bad = xml_object("dog", 1, 2, 10, 20), xml_object("cat", 9, 1, 8, 9)
+    root = write_voc_tree(tmp_path, {"a": good} | {f"b{i}": bad for i in range(7)})
+    names = ["a", *(f"b{i}" for i in range(7)), "ghost"]
+    with pytest.raises(InputError) as error:
+        read_annotations(root / "Annotations", names)
+    lines = str(error.value).splitlines()
+    assert "7 entries" in lines[0] and "the first" in lines[0] and "correct or remove" in lines[0]
+    assert [line.split(":")[0] for line in lines[1:6]] == [f"  b{i}.xml" for i in range(5)]
+    assert "ghost.xml is not there" in lines[6] and len(lines) == 7
+    official = read_annotations(root / "Annotations", names[:-1], any_box=True)
+    assert official[1].objects == [("cat", (9, 1, 8, 9), False)]
 
 
 @pytest.mark.parametrize(
     ("listed", "message"),
-    [("", "names no image"), ("a\nb\na\n", "names 'a' twice")],
+    [("", ": names no image"), ("a\nb\na\n", ", line 3: 'a' is listed a second time")],
 )
 def test_bad_voc_lists_are_named(tmp_path: Path, listed: str, message: str) -> None:
     root = write_voc_tree(tmp_path, {"a": xml_object("dog", 1, 2, 10, 20), "b": ""})
     (root / "ImageSets" / "Main" / "bad.txt").write_text(listed)
-    with pytest.raises(InputError, match=rf"bad\.txt: {message}"):
+    with pytest.raises(InputError, match=rf"bad\.txt{message}"):
         read_voc(root, "bad")
 
 
@@ -201,7 +221,7 @@ def test_ilsvrc_records_follow_the_list_and_its_ids(tmp_path: Path) -> None:
     assert (x.name, x.image_id, x.path) == ("x", 2, None)
     assert x.boxes.tolist() == [[2, 3, 7, 9], [0, 0, 1, 1]]
     assert x.labels.tolist() == [1, 0]
-    with pytest.raises(InputError, match=r"x\.xml holds an object 'n02'"):
+    with pytest.raises(InputError, match=r"x\.xml: 'n02' is an object of a class that"):
         read_ilsvrc(root / "Annotations", image_list, Synsets(("n01",), ("ant",)))
 
 
@@ -213,8 +233,8 @@ def test_ilsvrc_records_follow_the_list_and_its_ids(tmp_path: Path) -> None:
         ("a 1\nb -2\n", "line 2: 'b -2' is not 'name id'"),
         ("a 1\nb ²\n", "line 2: .* is not 'name id'"),
         ("a 1\nb 0\n", "line 2: 'b' has id 0; image ids are 1-based"),
-        ("a 1\nb 1\n", "line 2: gives id 1 to 'b' after 'a'"),
-        ("a 1\n\na 2\n", "line 3: names 'a' a second time"),
+        ("a 1\nb 1\n", "line 2: 'b', id 1: 'a' has that id too"),
+        ("a 1\n\na 2\n", "line 3: 'a' is listed a second time"),
     ],
 )
 def test_bad_image_lists_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -324,12 +344,12 @@ def test_coco_records_have_dense_labels_half_open_boxes_and_crowds(tmp_path: Pat
 @pytest.mark.parametrize(
     ("where", "change", "message"),
     [
-        (("images", 1), {"id": 5}, "id 5 occurs twice in 'images'"),
+        (("images", 1), {"id": 5}, r"images\[1\]: id 5 occurs before"),
         (("images", 1), {"id": "2"}, r"images\[1\]: id '2'"),
-        (("images", 1), {"file_name": None}, r"images\[1\]: .* file_name None"),
-        (("categories", 1), {"id": 90}, "id 90 occurs twice in 'categories'"),
+        (("images", 1), {"file_name": None}, r"images\[1\]: file_name None is not a text"),
+        (("categories", 1), {"id": 90}, r"categories\[1\]: id 90 occurs before"),
         (("categories", 1), {"id": "4"}, r"categories\[1\]: id '4'"),
-        (("annotations", 2), {"image_id": 6}, r"annotations\[2\]: image_id 6 is not listed"),
+        (("annotations", 2), {"image_id": 6}, r"annotations\[2\]: image_id 6 is not the id of an"),
         (("annotations", 2), {"category_id": "4"}, r"annotations\[2\]: category_id '4' is not"),
         (("annotations", 2), {"bbox": [1, 2, 3]}, r"annotations\[2\]: bbox \[1, 2, 3\] is not"),
         (("annotations", 2), {"bbox": [1, 2, float("inf"), 1]}, r"annotations\[2\]: bbox .*inf"),

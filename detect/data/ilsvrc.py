@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import scipy.io
-import torch
-from scipy.io.matlab import MatReadError
-
-from detect.data.records import Record
-from detect.data.sources import (
-    InputError,
-    XmlAnnotation,
-    first_repeated,
-    read_annotations,
-    read_lines,
-)
+from detect.data.problems import InputError, Kind, Problems
+from detect.data.records import Record, object_tensors
+from detect.data.sources import XmlAnnotation, first_repeated, read_annotations, read_lines
 
 NUM_DET_CLASSES = 200
-NOT_MATLAB = (  # what scipy raises for files that are cut off or of another kind
-    MatReadError,
-    NotImplementedError,
-    LookupError,
-    ValueError,
-    TypeError,
-    StopIteration,
-    EOFError,
-    zlib.error,
+NO_LIST_LINE = Kind("no_list_line", "is not 'name id'", "write the id last, as a number")
+ID_0 = Kind("id_0", "has id 0", "image ids are 1-based")
+REPEATED_NAME = Kind("repeated_name", "is listed a second time", "keep one of the lines")
+REPEATED_ID = Kind("repeated_id", "has that id too", "every image needs its own id")
+UNKNOWN_OBJECT = Kind(
+    "unknown_object",
+    "is an object of a class that the class list does not name",
+    "give the class list that belongs to the annotations",
 )
+NO_BLACKLIST_LINE = Kind(
+    "no_blacklist_line", "is not 'image_id wnid' with a listed class", "correct or remove the line"
+)
+NO_CLASS_LINE = Kind("no_class_line", "is not 'wnid id name'", "write the line again")
 
 
 @dataclass(frozen=True)
@@ -65,36 +60,58 @@ def read_ilsvrc(annotations: Path, image_list: Path, synsets: Synsets) -> list[R
     """
     image_ids = read_image_list(image_list)
     labels = synsets.label_of()
-    return [
-        _record(annotation, image_ids[annotation.name], labels, annotations)
-        for annotation in read_annotations(annotations, list(image_ids))
-    ]
+    found = read_annotations(annotations, list(image_ids))
+    check_classes(found, labels, annotations)
+    records = []
+    for annotation in found:
+        boxes, classes, difficult = object_tensors(annotation.objects, labels)
+        size = annotation.width, annotation.height
+        image_id = image_ids[annotation.name]
+        records.append(Record(annotation.name, None, *size, boxes, classes, difficult, image_id))
+    return records
+
+
+def check_classes(
+    annotations: Iterable[XmlAnnotation], labels: dict[str, int], source: Path
+) -> None:
+    """Check that every object is of a listed class.
+
+    Raises:
+        InputError: Names the first objects that are not.
+    """
+    problems = Problems(str(source))
+    for annotation in annotations:
+        for found in annotation.objects:
+            if found.name not in labels:
+                problems.add(UNKNOWN_OBJECT, f"{annotation.name}.xml", repr(found.name))
+    problems.raise_if_any()
 
 
 def read_image_list(path: Path) -> dict[str, int]:
     """Read lines ``name id``; a name may hold spaces, ids are unique and start at 1.
 
     Raises:
-        InputError: Names the line that is malformed or repeats a name or id.
+        InputError: Names the lines that are malformed or repeat a name or id.
     """
+    problems = Problems(str(path))
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
     for number, line in read_lines(path):
         parts = line.strip().rsplit(maxsplit=1)
-        where = f"{path}, line {number}"
+        where = f"line {number}"
         if len(parts) != 2 or not (parts[1].isascii() and parts[1].isdigit()):
-            raise InputError(f"{where}: {line!r} is not 'name id'; write the id last, as a number")
+            problems.add(NO_LIST_LINE, where, repr(line))
+            continue
         name, image_id = parts[0], int(parts[1])
         if image_id == 0:
-            raise InputError(f"{where}: {name!r} has id 0; image ids are 1-based")
-        if name in ids:
-            raise InputError(f"{where}: names {name!r} a second time; keep one of the lines")
-        if image_id in names:
-            raise InputError(
-                f"{where}: gives id {image_id} to {name!r} after {names[image_id]!r}; "
-                "every image needs its own id"
-            )
-        ids[name], names[image_id] = image_id, name
+            problems.add(ID_0, where, repr(name))
+        elif name in ids:
+            problems.add(REPEATED_NAME, where, repr(name))
+        elif image_id in names:
+            problems.add(REPEATED_ID, where, f"{name!r}, id {image_id}: {names[image_id]!r}")
+        else:
+            ids[name], names[image_id] = image_id, name
+    problems.raise_if_any()
     if not ids:
         raise InputError(f"{path}: names no image; write 'name id' lines")
     return ids
@@ -130,50 +147,36 @@ def read_blacklist(path: Path, synsets: Synsets) -> frozenset[tuple[int, int]]:
         InputError: Names the line that is malformed.
     """
     labels = synsets.label_of()
+    problems = Problems(str(path))
     pairs = set()
     for number, line in read_lines(path):
         parts = line.split()
         if len(parts) != 2 or not parts[0].isdecimal() or parts[1] not in labels:
-            raise InputError(
-                f"{path}, line {number}: {line!r} is not 'image_id wnid' with a listed class"
-            )
-        pairs.add((int(parts[0]), labels[parts[1]]))
+            problems.add(NO_BLACKLIST_LINE, f"line {number}", repr(line))
+        else:
+            pairs.add((int(parts[0]), labels[parts[1]]))
+    problems.raise_if_any()
     return frozenset(pairs)
 
 
-def _record(
-    annotation: XmlAnnotation, image_id: int, labels: dict[str, int], source: Path
-) -> Record:
-    names = [found.name for found in annotation.objects]
-    unknown = next((name for name in names if name not in labels), None)
-    if unknown is not None:
-        raise InputError(
-            f"{source}: {annotation.name}.xml holds an object {unknown!r}, which the class list "
-            "does not name; give the class list that belongs to the annotations"
-        )
-    return Record(
-        name=annotation.name,
-        path=None,
-        width=annotation.width,
-        height=annotation.height,
-        boxes=torch.tensor([f.box for f in annotation.objects], dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor([labels[name] for name in names], dtype=torch.int64),
-        difficult=torch.zeros(len(names), dtype=torch.bool),
-        image_id=image_id,
-    )
-
-
 def _text_rows(path: Path) -> list[tuple[int, str, str]]:
+    problems = Problems(str(path))
     rows = []
     for number, line in read_lines(path):
         parts = line.strip().split(maxsplit=2)
         if len(parts) != 3 or not parts[1].isdecimal():
-            raise InputError(f"{path}, line {number}: {line!r} is not 'wnid id name'")
-        rows.append((int(parts[1]), parts[0], parts[2]))
+            problems.add(NO_CLASS_LINE, f"line {number}", repr(line))
+        else:
+            rows.append((int(parts[1]), parts[0], parts[2]))
+    problems.raise_if_any()
     return rows
 
 
 def _mat_rows(path: Path) -> list[tuple[int, str, str]]:
+    import scipy.io  # takes a fifth of a second, and is for this file alone
+    from scipy.io.matlab import MatReadError
+
+    cut_off = NotImplementedError, LookupError, ValueError, TypeError, EOFError, zlib.error
     try:
         synsets = scipy.io.loadmat(str(path), squeeze_me=True)["synsets"][:NUM_DET_CLASSES]
         fields = synsets.dtype.names
@@ -181,5 +184,5 @@ def _mat_rows(path: Path) -> list[tuple[int, str, str]]:
         return [(int(row[id_field]), str(row["WNID"]), str(row["name"])) for row in synsets]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give meta_det.mat") from error
-    except NOT_MATLAB as error:
+    except (MatReadError, StopIteration, *cut_off) as error:
         raise InputError(f"{path}: not the devkit's meta_det.mat ({error!r})") from error

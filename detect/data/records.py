@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from detect.data.sources import XmlObject
+
+if TYPE_CHECKING:  # scoring reads the same files, and is done before torch is loaded
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,3 +35,24 @@ class Record:
     labels: Tensor
     difficult: Tensor
     image_id: int = 0
+
+
+def object_tensors(
+    objects: list[XmlObject], labels: dict[str, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the boxes ``[N, 4]``, labels ``[N]`` and difficult flags ``[N]`` of objects.
+
+    Args:
+        objects: As an annotation file has them.
+        labels: Label of each class; objects of other classes are left out.
+    """
+    import torch
+
+    known = [found for found in objects if found.name in labels]
+    corners = torch.tensor([found.corners for found in known], dtype=torch.float64)
+    half_open = corners.reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
+    return (
+        half_open.float(),
+        torch.tensor([labels[found.name] for found in known], dtype=torch.int64),
+        torch.tensor([found.difficult for found in known], dtype=torch.bool),
+    )

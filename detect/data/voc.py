@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from detect.data.problems import InputError, Kind, Problems
+from detect.data.records import Record, object_tensors
+from detect.data.sources import first_repeated, read_annotations, read_lines
 
-from detect.data.records import Record
-from detect.data.sources import (
-    InputError,
-    XmlAnnotation,
-    first_repeated,
-    read_annotations,
-    read_lines,
-)
+REPEATED = Kind("repeated_name", "is listed a second time", "keep one of the lines")
+VOC_PREFIX = "comp4_det_test_"
 
 VOC_CLASSES = (
     "aeroplane",
@@ -83,22 +80,32 @@ def read_voc_annotations(
     Raises:
         InputError: If a file is missing or malformed, or no object is of any class.
     """
-    names = [line.strip() for _, line in read_lines(image_list)]
-    if not names:
-        raise InputError(f"{image_list}: names no image; write the name of one image a line")
-    if (repeated := first_repeated(names)) is not None:
-        raise InputError(f"{image_list}: names {repeated!r} twice; keep one of the lines")
+    names = read_voc_list(image_list)
     labels = {name: label for label, name in enumerate(class_names)}
-    records = [
-        _record(annotation, image_id, labels, photos)
-        for image_id, annotation in enumerate(read_annotations(annotations, names), start=1)
-    ]
+    records = []
+    for image_id, annotation in enumerate(read_annotations(annotations, names), start=1):
+        path = None if photos is None else photos / f"{annotation.name}.jpg"
+        size = annotation.width, annotation.height
+        tensors = object_tensors(annotation.objects, labels)
+        records.append(Record(annotation.name, path, *size, *tensors, image_id))
     if not any(len(record.labels) for record in records):
         raise InputError(
             f"{annotations}: no object of any class ({', '.join(class_names)}) on the "
             f"{len(names)} images of {image_list}; are these the right classes?"
         )
     return records
+
+
+def voc_file_names(class_names: Sequence[str]) -> list[str]:
+    """Return each class's results file, safe on every file system and unique without case."""
+    files: dict[str, str] = {}  # by name without case: some file systems know no difference
+    for label, name in enumerate(class_names):
+        safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|%]', lambda sign: f"%{ord(sign[0]):02X}", name)
+        safe = safe.encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
+        if safe.casefold() in files:
+            safe += f"%{label + 1}"
+        files[safe.casefold()] = f"{VOC_PREFIX}{safe}.txt"
+    return list(files.values())
 
 
 def read_voc_classes(path: Path) -> tuple[str, ...]:
@@ -115,17 +122,20 @@ def read_voc_classes(path: Path) -> tuple[str, ...]:
     return names
 
 
-def _record(
-    annotation: XmlAnnotation, image_id: int, labels: dict[str, int], photos: Path | None
-) -> Record:
-    objects = [found for found in annotation.objects if found.name in labels]
-    return Record(
-        name=annotation.name,
-        path=None if photos is None else photos / f"{annotation.name}.jpg",
-        width=annotation.width,
-        height=annotation.height,
-        boxes=torch.tensor([found.box for found in objects], dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor([labels[found.name] for found in objects], dtype=torch.int64),
-        difficult=torch.tensor([found.difficult for found in objects], dtype=torch.bool),
-        image_id=image_id,
-    )
+def read_voc_list(path: Path) -> list[str]:
+    """Read an image list, the name of one image a line.
+
+    Raises:
+        InputError: If the list is empty; names the lines that repeat a name.
+    """
+    problems = Problems(str(path))
+    names: dict[str, int] = {}
+    for number, line in read_lines(path):
+        name = line.strip()
+        if name in names:
+            problems.add(REPEATED, f"line {number}", repr(name))
+        names.setdefault(name, number)
+    problems.raise_if_any()
+    if not names:
+        raise InputError(f"{path}: names no image; write the name of one image a line")
+    return list(names)
