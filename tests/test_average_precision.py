@@ -9,8 +9,7 @@ from detect.scoring.average_precision import (
     FALSE_POSITIVE,
     IGNORED,
     TRUE_POSITIVE,
-    area_average_precision,
-    eleven_point_average_precision,
+    average_precision,
     precision_recall,
 )
 
@@ -73,8 +72,8 @@ def reference_eleven_points(text: str, positives: int) -> float:
 def test_ap_equals_the_curve_drawn_by_hand(
     text: str, positives: int, area: float, eleven_points: float
 ) -> None:
-    assert area_average_precision(outcomes(text), positives) == pytest.approx(area, abs=1e-15)
-    assert eleven_point_average_precision(outcomes(text), positives) == pytest.approx(
+    assert average_precision(outcomes(text), positives, "area") == pytest.approx(area, abs=1e-15)
+    assert average_precision(outcomes(text), positives, "11 points") == pytest.approx(
         eleven_points, abs=1e-15
     )
 
@@ -82,9 +81,9 @@ def test_ap_equals_the_curve_drawn_by_hand(
 @given(st.text("tfi", max_size=40), st.integers(0, 20))
 def test_ap_equals_the_devkits_loops(text: str, missed: int) -> None:
     positives = max(1, text.count("t") + missed)
-    area = area_average_precision(outcomes(text), positives)
+    area = average_precision(outcomes(text), positives, "area")
     assert area == pytest.approx(reference_area(text, positives), abs=1e-12)
-    eleven = eleven_point_average_precision(outcomes(text), positives)
+    eleven = average_precision(outcomes(text), positives, "11 points")
     assert eleven == pytest.approx(reference_eleven_points(text, positives), abs=1e-12)
 
 
@@ -97,4 +96,4 @@ def test_precision_and_recall_are_float64_and_skip_ignored_detections() -> None:
 
 def test_nothing_to_be_found_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one object"):
-        area_average_precision(outcomes("t"), 0)
+        average_precision(outcomes("t"), 0, "area")

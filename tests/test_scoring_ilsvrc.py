@@ -4,19 +4,23 @@ import gzip
 import lzma
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from detect.data.ilsvrc import Synsets
+from detect.data.problems import InputError
 from detect.data.records import Record
-from detect.data.sources import InputError
 from detect.detections import Detections
 from detect.results import ImageResult, write_results
-from detect.scoring.ilsvrc import score_ilsvrc, score_ilsvrc_files
-from detect.scoring.predictions import read_ilsvrc_predictions
+from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
+from detect.scoring.files import score_ilsvrc_files
+from detect.scoring.ilsvrc import score_ilsvrc
+from detect.scoring.predictions import form_notes, read_ilsvrc_predictions
 from detect.scoring.scores import Scores, format_table, to_json
+from detect.scoring.tables import GroundTruth
 
 NAMES = ("ant", "bee", "wasp")
 SYNSETS = Synsets(("n01", "n02", "n03"), NAMES)
@@ -53,8 +57,9 @@ def score_lines(
     tmp_path: Path, lines: list[Line], records: list[Record], blacklist: set[tuple[int, int]]
 ) -> Scores:
     path = write_lines(tmp_path / "predictions.txt", lines)
-    found, _ = read_ilsvrc_predictions(path, records, SYNSETS)
-    return score_ilsvrc(found, records, NAMES, blacklist)
+    truth = GroundTruth.from_records(records)
+    found, _ = read_ilsvrc_predictions(path, truth, SYNSETS)
+    return score_ilsvrc(found, truth, NAMES, blacklist)
 
 
 def reference_ap(
@@ -136,6 +141,16 @@ def test_scores_equal_the_devkits_rules_on_random_cases(tmp_path: Path, seed: in
         assert found.true_positives == outcomes.count("true")
         assert found.false_positives == outcomes.count("false")
         assert found.ignored == outcomes.count("ignored")
+        start, end = scores.matches.class_starts[label : label + 2]
+        flags = {"true": TRUE_POSITIVE, "false": FALSE_POSITIVE, "ignored": IGNORED}
+        given = scores.matches.outcomes[0, start:end].tolist()
+        assert given == [flags[outcome] for outcome in outcomes]
+        # What a true positive was given is an object of its image and class, given once.
+        objects = scores.matches.objects[0, start:end]
+        hits = objects[scores.matches.outcomes[0, start:end] == TRUE_POSITIVE]
+        assert len(set(hits.tolist())) == len(hits)
+        assert (scores.matches.truth.labels[hits] == label).all()
+        assert (objects[scores.matches.outcomes[0, start:end] == FALSE_POSITIVE] == -1).all()
 
 
 def test_no_predictions_score_zero_and_no_truth_scores_nothing(tmp_path: Path) -> None:
@@ -192,10 +207,15 @@ def test_detections_in_memory_score_like_their_file(tmp_path: Path) -> None:
     ]
     results = [ImageResult(f"{i}.jpg", 50, 50, f) for i, f in enumerate(found)]
     write_results(tmp_path, results, NAMES)
-    from_file, notes = read_ilsvrc_predictions(tmp_path / "detections.txt", records, SYNSETS)
+    columns = GroundTruth.from_records(records)
+    from_file, notes = read_ilsvrc_predictions(tmp_path / "detections.txt", columns, SYNSETS)
     assert len(notes) == 1 and "by name" in notes[0]
     in_memory = score_ilsvrc(found, records, NAMES)
-    assert in_memory == score_ilsvrc(from_file, records, NAMES)
+    for one, other in zip(
+        in_memory.classes, score_ilsvrc(from_file, records, NAMES).classes, strict=True
+    ):  # files hold the shortest text of a float32, in float64 another number
+        assert one.best_threshold == pytest.approx(other.best_threshold, abs=1e-6)
+        assert replace(one, best_threshold=None) == replace(other, best_threshold=None)
     assert in_memory.mean_ap
 
 
@@ -212,7 +232,8 @@ def test_a_run_on_other_photos_and_classes_is_matched_by_name(tmp_path: Path) ->
     write_results(tmp_path, results, names)
     object_box = (11.0, 11.0, 60.0, 60.0)
     records = [record(1, [(2, object_box)]), record(3, []), record(5, [(1, object_box)])]
-    found, notes = read_ilsvrc_predictions(tmp_path / "detections.txt", records, SYNSETS)
+    truth = GroundTruth.from_records(records)
+    found, notes = read_ilsvrc_predictions(tmp_path / "detections.txt", truth, SYNSETS)
     scores = score_ilsvrc(found, records, NAMES)
     assert [(c.ap, c.detections) for c in scores.classes] == [(None, 0), (1, 1), (1, 1)]
     assert "person" in notes[1]
@@ -220,7 +241,7 @@ def test_a_run_on_other_photos_and_classes_is_matched_by_name(tmp_path: Path) ->
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
 def test_packed_predictions_read_like_plain_ones(tmp_path: Path, pack) -> None:
-    records = [record(1, [(0, (1, 1, 10, 10))])]
+    records = GroundTruth.from_records([record(1, [(0, (1, 1, 10, 10))])])
     plain = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, (1.0, 1.0, 10.0, 10.0))])
     packed = tmp_path / f"p.txt.{'gz' if pack is gzip.compress else 'xz'}"
     packed.write_bytes(pack(plain.read_bytes()))
@@ -241,19 +262,78 @@ def test_packed_predictions_read_like_plain_ones(tmp_path: Path, pack) -> None:
         ("1 1 -inf 1 1 9 9", "not finite"),
         ("1 1 0.5 1 1 inf 9", "not finite"),
         ("2 1 0.5 1 1 9 9", "image id 2 is not in the image list"),
-        ("0 1 0.5 1 1 9 9", "image id 0 is not in the image list; image ids are 1-based"),
+        ("0 1 0.5 1 1 9 9", "image id 0 is not in the image list, whose .* holds the ids, from 1"),
         ("1.5 1 0.5 1 1 9 9", "image id 1.5 is not in the image list"),
-        ("1 0 0.5 1 1 9 9", "class id 0 is not one of the classes; class ids are 1..3"),
-        ("1 4 0.5 1 1 9 9", "class id 4 is not one of the classes"),
-        ("1 -1 0.5 1 1 9 9", "class id -1 is not one of the classes"),
+        ("1 0 0.5 1 1 9 9", "class id 0 is none of the classes, whose ids start at 1"),
+        ("1 4 0.5 1 1 9 9", "class id 4 is none of the classes"),
+        ("1 -1 0.5 1 1 9 9", "class id -1 is none of the classes"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "predictions.txt"
     path.write_text(f"1 1 0.5 1 1 9 9\n\n{line}\r\n1 1 0.5 1 1 9 9\n")
-    with pytest.raises(InputError, match="line 3") as error:
-        read_ilsvrc_predictions(path, [record(1, [])], SYNSETS)
-    assert message in str(error.value) and str(path) in str(error.value)
+    truth = GroundTruth.from_records([record(1, [])])
+    with pytest.raises(InputError, match=rf"line 3.*{message}") as error:
+        read_ilsvrc_predictions(path, truth, SYNSETS)
+    assert str(path) in str(error.value) and "drop=[" in str(error.value)
+    kind = str(error.value).partition("drop=[")[2].partition("]")[0]
+    found, notes = read_ilsvrc_predictions(path, truth, SYNSETS, drop=[kind])
+    assert len(found) == 2
+    assert f"1 left out ({kind}), the first at line 3" in notes[0]
+
+
+def test_the_first_five_bad_lines_of_each_kind_are_named_and_all_counted(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.txt"
+    bad = ["1 1 nan 1 1 9 9"] * 6 + ["1 9 0.5 1 1 9 9"] * 8 + ["x"] * 2
+    path.write_text("\n".join(bad))
+    truth = GroundTruth.from_records([record(1, [])])
+    with pytest.raises(InputError) as error:
+        read_ilsvrc_predictions(path, truth, SYNSETS)
+    message = str(error.value)
+    assert [n for n in (2, 6, 8) if f"{path}: {n} entries" in message] == [2, 6, 8]
+    assert all(f"line {n}:" in message for n in (1, 5, 7, 11, 15, 16))
+    assert "line 6:" not in message and "line 12:" not in message
+    kinds = ["malformed", "not_finite", "unknown_class"]
+    assert not len(read_ilsvrc_predictions(path, truth, SYNSETS, drop=kinds)[0])
+    with pytest.raises(InputError, match="no choice 'typo'; there are malformed"):
+        read_ilsvrc_predictions(path, truth, SYNSETS, drop=["typo"])
+
+
+def test_strange_boxes_are_scored_and_noted(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, (9.0, 1.0, 2.0, 9.0))])
+    truth = GroundTruth.from_records([record(1, [(0, (1, 1, 9, 9))])])
+    found, _ = read_ilsvrc_predictions(path, truth, SYNSETS)
+    assert score_ilsvrc(found, truth, NAMES).classes[0].false_positives == 1
+    assert (
+        "1 boxes end before they begin (xmax < xmin); are they x, y"
+        in form_notes(found, truth, path)[0]
+    )
+
+
+def test_official_means_are_undefined_where_the_devkits_are(tmp_path: Path) -> None:
+    box = (1.0, 1.0, 20.0, 20.0)
+    records = [record(1, [(0, box)])]  # no object of the others; only the second is detected
+    found = [Detections(torch.tensor([[0.0, 0, 20, 20]] * 2), torch.ones(2), torch.tensor([0, 1]))]
+    scores = score_ilsvrc(found, records, NAMES)
+    assert ([c.ap for c in scores.classes], scores.mean_ap) == ([1, None, None], 1)
+    official = score_ilsvrc(found, records, NAMES, official=True)
+    assert ([c.ap for c in official.classes], official.mean_ap) == ([1, None, 0], None)
+    assert to_json(official)["mean_ap"] is to_json(official)["median_ap"] is None
+
+
+def test_corners_keep_every_digit_of_the_files(tmp_path: Path) -> None:
+    # 0.1 - 1 + 1 is not 0.1: a detour over half-open boxes would lose the tie with the object.
+    xml = tmp_path / "image_001.xml"
+    corners = (0.1, 0.3, 10.7, 10.9)
+    tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    sides = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
+    xml.write_text(f"<a><object><name>n01</name><bndbox>{sides}</bndbox></object></a>")
+    (tmp_path / "list.txt").write_text("image_001 1\n")
+    (tmp_path / "classes.txt").write_text("n01 1 ant\n")
+    path = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, corners)])
+    scores = score_ilsvrc_files(path, tmp_path, tmp_path / "list.txt", tmp_path / "classes.txt")
+    assert scores.matches.truth.corners.tolist() == scores.matches.found.corners.tolist()
+    assert scores.matches.found.corners.tolist() == [list(corners)]
 
 
 def test_bad_detections_in_memory_are_refused() -> None:
@@ -261,7 +341,7 @@ def test_bad_detections_in_memory_are_refused() -> None:
     records = [record(1, [])]
     with pytest.raises(ValueError, match="not a finite"):
         score_ilsvrc([Detections(box, score * torch.nan, label)], records, NAMES)
-    with pytest.raises(ValueError, match="leave the 1 classes"):
+    with pytest.raises(ValueError, match=r"are 1\.\.1, not within 0\.\.0"):
         score_ilsvrc([Detections(box, score, label)], records, ("ant",))
     with pytest.raises(ValueError, match="2 detections for 1 images"):
         score_ilsvrc([Detections.empty()] * 2, records, NAMES)
@@ -300,4 +380,7 @@ def test_the_devkits_demo_has_the_known_positives_and_detections(
     content = to_json(demo[0])
     assert sum(found["positives"] for found in content["classes"]) == 54_609
     assert sum(found["detections"] for found in content["classes"]) == 49_013
-    assert len(format_table(demo[0]).splitlines()) == 204
+    table = format_table(demo[0]).splitlines()
+    assert len(table) == 207
+    assert "409 blacklisted pairs of image and class take 893 objects away" in table[-3]
+    assert "1692 boxes end before they begin" in table[-2]

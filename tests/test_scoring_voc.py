@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import gzip
 import random
 from pathlib import Path
 
 import pytest
 import torch
 
+from detect.data.problems import InputError
 from detect.data.records import Record
-from detect.data.sources import InputError
-from detect.data.voc import VOC_CLASSES, read_voc
+from detect.data.voc import VOC_CLASSES, read_voc, voc_file_names
 from detect.detections import Detections
-from detect.results import ImageResult, voc_file_names, write_results
-from detect.scoring.predictions import read_voc_predictions
+from detect.results import ImageResult, write_results
+from detect.scoring.files import score_voc_files
+from detect.scoring.predictions import found_classes, read_voc_predictions
 from detect.scoring.scores import Scores, format_table
-from detect.scoring.voc import score_voc, score_voc_files
+from detect.scoring.tables import GroundTruth
+from detect.scoring.voc import score_voc
 
 NAMES = ("cat", "dog")
 
@@ -179,7 +182,8 @@ def test_files_of_a_run_score_like_the_detections_in_memory(
     in_memory = [detections(of_image) for of_image in found]
     results = [ImageResult(f"{n}.jpg", 40, 40, d) for n, d in zip(names, in_memory, strict=True)]
     write_results(tmp_path, results, NAMES)
-    from_files = read_voc_predictions(tmp_path / "voc", records, NAMES)
+    truth_columns = GroundTruth.from_records(records)
+    from_files, _ = read_voc_predictions(tmp_path / "voc", truth_columns, NAMES)
     scores = score_voc(in_memory, records, NAMES)
     assert score_voc(from_files, records, NAMES) == scores
     assert scores.mean_ap
@@ -190,8 +194,9 @@ def test_files_of_a_run_score_like_the_detections_in_memory(
     [
         ("a 0.5 1 1 9", "is not 'name score xmin ymin xmax ymax'"),
         ("a high 1 1 9 9", "is not 'name score xmin ymin xmax ymax'"),
-        ("a nan 1 1 9 9", "not finite"),
-        ("a 0.5 1 1 9 -inf", "not finite"),
+        ("a nan 1 1 9 9", "holds a number that is not finite"),
+        ("a 0.5 1 1 9 -inf", "holds a number that is not finite"),
+        ("0.5 1 1 9 9", "is not 'name score xmin ymin xmax ymax'"),
         ("b 0.5 1 1 9 9", "image 'b' is not in the image list"),
         ("a 7 0.5 1 1 9 9", "image 'a 7' is not in the image list"),
     ],
@@ -199,14 +204,67 @@ def test_files_of_a_run_score_like_the_detections_in_memory(
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     for file in voc_file_names(NAMES):
         (tmp_path / file).write_text(f"a 0.5 1 1 9 9\n{line}\n")
+    truth = GroundTruth.from_records([record("a", [])])
     with pytest.raises(InputError, match=r"comp4_det_test_cat\.txt, line 2") as error:
-        read_voc_predictions(tmp_path, [record("a", [])], NAMES)
-    assert message in str(error.value)
+        read_voc_predictions(tmp_path, truth, NAMES)
+    assert message in str(error.value) and "comp4_det_test_dog.txt, line 2" in str(error.value)
+    kind = str(error.value).partition("drop=[")[2].partition("]")[0]
+    found, notes = read_voc_predictions(tmp_path, truth, NAMES, drop=[kind])
+    assert (found.labels.tolist(), len(notes)) == ([0, 1], 2)
 
 
 def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no comp4_det_test_cat\.txt"):
-        read_voc_predictions(tmp_path, [], NAMES)
+    truth = GroundTruth.from_records([])
+    with pytest.raises(InputError, match=r"holds no comp4_det_test_cat\.txt nor one of 1 other"):
+        read_voc_predictions(tmp_path, truth, NAMES)
+    found, notes = read_voc_predictions(tmp_path, truth, NAMES, missing=True)
+    assert (len(found), notes) == (
+        0,
+        [f"{tmp_path}: no file of cat, dog: taken as nothing detected"],
+    )
+
+
+@pytest.mark.parametrize("pattern", ["res_*_v1.txt", "res_%s_v1.txt", "res_{}_v1.txt"])
+def test_results_may_have_names_of_another_pattern(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "res_cat_v1.txt").write_text("a 0.5 1 1 9 9\n")
+    (tmp_path / "res_dog_v1.txt.gz").write_bytes(gzip.compress(b"a 0.25 1 1 9 9\n"))
+    (tmp_path / "res_dog_v2.txt").write_text("not this one\n")
+    source = tmp_path / pattern
+    assert found_classes(source) == ["cat", "dog"]
+    truth = GroundTruth.from_records([record("a", [])])
+    found, _ = read_voc_predictions(source, truth, NAMES)
+    assert (found.labels.tolist(), found.scores.tolist()) == ([0, 1], [0.5, 0.25])
+
+
+def test_classes_are_by_default_those_annotated_or_found(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(
+        "<a><object><name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+        "<ymax>9</ymax></bndbox></object></a>"
+    )
+    (tmp_path / "list.txt").write_text("a\n")
+    (tmp_path / "voc").mkdir()
+    (tmp_path / "voc" / "comp4_det_test_cat.txt").write_text("a 0.5 1 1 9 9\n")
+    scores = score_voc_files(tmp_path / "voc", tmp_path, tmp_path / "list.txt")
+    assert [(c.name, c.ap, c.detections) for c in scores.classes] == [
+        ("cat", None, 1),
+        ("dog", 0, 0),
+    ]
+    assert "no file of dog" in scores.notes[0]
+    (tmp_path / "names.txt").write_text("cat\n")
+    with pytest.raises(InputError, match=r"no object of any class \(cat\)"):
+        score_voc_files(tmp_path / "voc", tmp_path, tmp_path / "list.txt", tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize(("metric", "aps"), [("2007", [1, 0, 0]), ("2010", [1, None, 0])])
+def test_official_gives_classes_without_objects_what_the_devkit_gives(
+    metric: str, aps: list[float | None]
+) -> None:
+    box = (1.0, 1.0, 9.0, 9.0)
+    names = ("cat", "dog", "owl")
+    found = [detections([(0, 0.9, box), (1, 0.8, box)])]
+    scores = score_voc(found, [record("a", [(0, box, False)])], names, metric=metric, official=True)
+    assert [c.ap for c in scores.classes] == aps
+    assert scores.mean_ap == (pytest.approx(1 / 3) if metric == "2007" else None)
 
 
 def test_the_truth_itself_scores_one_on_real_annotations(shared_dir: Path, tmp_path: Path) -> None:

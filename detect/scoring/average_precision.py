@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2  # what a detection turned out to be
 
+# How a curve becomes one number: its area (ILSVRC, VOC since 2010), 11 points of it (VOC 2007) or
+# 101 (COCO).
+Rule = Literal["area", "11 points", "101 points"]
+
 # As the VOC devkit's own loop counts: i * 0.1, so that 3 * 0.1 lies a bit above the number 0.3.
-ELEVEN_RECALLS = np.arange(11) * 0.1
+ELEVEN_RECALLS = np.arange(11) * np.float64(0.1)
+COCO_RECALLS = np.linspace(0.0, 1.0, 101, dtype=np.float64)
+
+
+def average_precision(outcomes: NDArray[np.int8], positives: int, rule: Rule) -> float:
+    """Return the average precision of one class, 0..1.
+
+    Args:
+        outcomes: ``FALSE_POSITIVE``, ``TRUE_POSITIVE`` or ``IGNORED``, best score first, ``[N]``.
+        positives: Objects to be found, at least 1.
+        rule: How the curve is summed up.
+
+    Raises:
+        ValueError: If there is nothing to be found.
+    """
+    precision, recall = precision_recall(outcomes, positives)
+    if rule == "area":
+        steps = np.diff(recall, prepend=0.0)  # 0 except at true positives
+        return float(np.sum(steps * envelope(precision)))
+    recalls: NDArray = ELEVEN_RECALLS if rule == "11 points" else COCO_RECALLS
+    return float(np.mean(precision_at(precision, recall, recalls)))
 
 
 def precision_recall(
@@ -33,28 +59,14 @@ def precision_recall(
     return true / np.maximum(counted, 1), true / positives
 
 
-def area_average_precision(outcomes: NDArray[np.int8], positives: int) -> float:
-    """Return the area under the curve, as ILSVRC and VOC since 2010 define it.
-
-    Precision is first replaced by the best precision at the same or a higher recall.
-
-    Args:
-        outcomes: See ``precision_recall``, ``[N]``.
-        positives: Objects to be found, at least 1.
-    """
-    precision, recall = precision_recall(outcomes, positives)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    steps = np.diff(recall, prepend=0.0)  # 0 except at true positives
-    return float(np.sum(steps * envelope))
+def envelope(precision: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the best precision at the same or a higher recall, ``[N]`` -> ``[N]``."""
+    return np.maximum.accumulate(precision[::-1])[::-1]
 
 
-def eleven_point_average_precision(outcomes: NDArray[np.int8], positives: int) -> float:
-    """Return the mean of the best precisions at recall 0, 0.1, ... 1, as VOC 2007 defines it.
-
-    Args:
-        outcomes: See ``precision_recall``, ``[N]``.
-        positives: Objects to be found, at least 1.
-    """
-    precision, recall = precision_recall(outcomes, positives)
-    best = [np.max(precision[recall >= r], initial=0.0) for r in ELEVEN_RECALLS]
-    return float(np.mean(best))
+def precision_at(
+    precision: NDArray[np.float64], recall: NDArray[np.float64], recalls: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the best precision from each given recall on, 0 where it is never reached, ``[R]``."""
+    best = np.append(envelope(precision), 0.0)
+    return best[np.searchsorted(recall, recalls, side="left")]

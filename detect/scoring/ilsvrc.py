@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from detect.data.ilsvrc import read_blacklist, read_ilsvrc, read_synsets
-from detect.data.records import Record
-from detect.detections import Detections
-from detect.scoring.average_precision import (
-    FALSE_POSITIVE,
-    IGNORED,
-    TRUE_POSITIVE,
-    area_average_precision,
-)
-from detect.scoring.predictions import read_ilsvrc_predictions
+from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
+from detect.scoring.matches import Matches
+from detect.scoring.matching import ClassBoxes, first_objects, match, overlap, sort_detections
 from detect.scoring.scores import Scores, class_scores
-from detect.scoring.tables import ScoredBoxes, group_truth, inclusive, scored_boxes, truth_boxes
+from detect.scoring.tables import GroundTruth, ScoredBoxes, check_columns, scored_boxes
+
+if TYPE_CHECKING:
+    from detect.data.records import Record
+    from detect.detections import Detections
+
+PROTOCOL = "ilsvrc-det"
 
 
 def score_ilsvrc(
     predictions: ScoredBoxes | Sequence[Detections],
-    ground_truth: Sequence[Record],
+    ground_truth: GroundTruth | Sequence[Record],
     class_names: Sequence[str],
     blacklist: Collection[tuple[int, int]] = frozenset(),
+    *,
+    official: bool = False,
 ) -> Scores:
     """Score detections as ILSVRC DET does.
 
@@ -36,116 +37,129 @@ def score_ilsvrc(
     objects are easier to hit. Detections of equal score come in the order of image id, then file.
 
     Args:
-        predictions: One ``Detections`` a record, or the columns of all.
-        ground_truth: The images, with unique ``image_id``; nothing is difficult in ILSVRC.
+        predictions: One ``Detections`` an image, or the columns of all.
+        ground_truth: The images, with unique ids; nothing is difficult in ILSVRC.
         class_names: Names of the classes, ``[C]``.
         blacklist: Pairs ``(image_id, label)`` that are not judged: neither objects nor detections.
+        official: Let classes without objects make the mean undefined, as the devkit's code does,
+            in place of leaving them out.
 
     Raises:
         ValueError: If a label is no class, or a score or box is not finite.
     """
-    found = scored_boxes(predictions, len(ground_truth), len(class_names))
-    truth = truth_boxes(ground_truth, len(class_names))
-    image_ids = np.array([record.image_id for record in ground_truth], dtype=np.int64)
-    found = found[np.lexsort((image_ids[found.images], -found.scores, found.labels))]
+    truth = _as_ground_truth(ground_truth)
+    found = scored_boxes(predictions, truth)
+    check_columns(found, truth, len(class_names), any_score=official)
+    found = sort_detections(found, len(class_names), truth.num_images, truth.image_ids)
 
-    ignored_pairs = _pair_keys(blacklist, image_ids)
-    order, truth_keys = group_truth(truth, len(ground_truth))
-    found_keys = found.labels * len(ground_truth) + found.images
-    judged = ~np.isin(truth_keys, ignored_pairs)
-    positives = np.bincount(truth.labels[order][judged], minlength=len(class_names))
-    outcomes = _match(
-        inclusive(found.boxes),
-        np.searchsorted(truth_keys, found_keys, side="left"),
-        np.searchsorted(truth_keys, found_keys, side="right"),
-        np.isin(found_keys, ignored_pairs),
-        inclusive(truth.boxes[order]),
+    skipped = _images_by_class(blacklist, truth.image_ids, len(class_names))
+    to_find = np.ones(len(truth.labels), dtype=np.bool_)
+    for label, images in enumerate(skipped):
+        if len(images):
+            to_find[(truth.labels == label) & np.isin(truth.images, images)] = False
+    thresholds = small_object_thresholds(truth.corners)
+
+    def match_class(
+        label: int,
+        boxes: ClassBoxes,
+        members: NDArray[np.int32],
+        outcomes: NDArray[np.int8],
+        objects: NDArray[np.int32],
+    ) -> None:
+        _match(boxes, skipped[label], thresholds[members], outcomes, objects)
+
+    outcomes, objects = match(found, truth, len(class_names), match_class)
+    matches = Matches(
+        rule="area",
+        class_names=tuple(class_names),
+        found=found,
+        truth=truth,
+        outcomes=outcomes[None],
+        objects=objects[None],
+        to_find=to_find,
+        iou_thresholds=thresholds[None],
     )
-    scores = class_scores(found.labels, outcomes, positives, class_names, area_average_precision)
-    return Scores(format="ilsvrc", protocol="ilsvrc-det", classes=scores)
+    return Scores(
+        format="ilsvrc",
+        protocol=PROTOCOL,
+        classes=class_scores(matches, official=official),
+        matches=matches,
+        rules=_rules(truth, skipped, to_find),
+        official=official,
+    )
 
 
-def score_ilsvrc_files(
-    predictions: Path,
-    annotations: Path,
-    image_list: Path,
-    classes: Path,
-    blacklist: Path | None = None,
-) -> Scores:
-    """Score a submission file.
-
-    Args:
-        predictions: Lines ``image_id class_id score xmin ymin xmax ymax``, any order.
-        annotations: Folder or tar archive of the XML files.
-        image_list: Lines ``name id``.
-        classes: meta_det.mat, or lines ``wnid id name``.
-        blacklist: Lines ``image_id wnid``; without it every object counts.
-
-    Raises:
-        InputError: If a file is missing or malformed.
-    """
-    synsets = read_synsets(classes)
-    pairs = read_blacklist(blacklist, synsets) if blacklist else frozenset()
-    records = read_ilsvrc(annotations, image_list, synsets)
-    found, notes = read_ilsvrc_predictions(predictions, records, synsets)
-    scores = score_ilsvrc(found, records, synsets.names, pairs)
-    return Scores(scores.format, scores.protocol, scores.classes, notes=notes)
+def small_object_thresholds(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the IoU from which each object counts as found, ``[M, 4]`` -> ``[M]``."""
+    w = corners[:, 2] - corners[:, 0] + 1
+    h = corners[:, 3] - corners[:, 1] + 1
+    with np.errstate(divide="ignore", invalid="ignore"):  # boxes that are none, official=True
+        return np.minimum(0.5, w * h / ((w + 10) * (h + 10)))
 
 
-def _pair_keys(
-    blacklist: Collection[tuple[int, int]], image_ids: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return keys ``label * num_images + image``; pairs of other images fall out."""
-    positions = {image_id: i for i, image_id in enumerate(image_ids.tolist())}
-    keys = [
-        label * len(image_ids) + positions[image_id]
-        for image_id, label in blacklist
-        if image_id in positions
-    ]
-    return np.array(keys, dtype=np.int64)
+def _as_ground_truth(given: GroundTruth | Sequence[Record]) -> GroundTruth:
+    return given if isinstance(given, GroundTruth) else GroundTruth.from_records(given)
 
 
-@numba.njit(cache=True)
+def _images_by_class(
+    blacklist: Collection[tuple[int, int]], image_ids: NDArray[np.int64], num_classes: int
+) -> list[NDArray[np.int32]]:
+    """Return the positions of each class's blacklisted images; other images fall out."""
+    positions = {image_id: i for i, image_id in enumerate(image_ids.tolist())} if blacklist else {}
+    images: list[list[int]] = [[] for _ in range(num_classes)]
+    for image_id, label in blacklist:
+        if image_id in positions and 0 <= label < num_classes:
+            images[label].append(positions[image_id])
+    return [np.array(of_class, dtype=np.int32) for of_class in images]
+
+
+def _rules(
+    truth: GroundTruth, skipped: Sequence[NDArray[np.int32]], to_find: NDArray[np.bool_]
+) -> str:
+    pairs = sum(map(len, skipped))
+    return (
+        "IoU >= min(0.5, w h / ((w + 10) (h + 10))), sides w, h with the last pixel; area under "
+        f"the curve; no cap on detections; {pairs} blacklisted pairs of image and class take "
+        f"{int(np.count_nonzero(~to_find))} objects away; {truth.num_images} images"
+    )
+
+
+@njit(cache=True, nogil=True)
 def _match(
-    boxes: NDArray[np.float64],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    ignored: NDArray[np.bool_],
-    objects: NDArray[np.float64],
-) -> NDArray[np.int8]:
-    """Give objects to detections, best detection first.
+    boxes: ClassBoxes,
+    skipped: NDArray[np.int32],
+    thresholds: NDArray[np.float64],
+    outcomes: NDArray[np.int8],
+    objects: NDArray[np.int32],
+) -> None:
+    """Give the objects of one class to its detections, best detection first.
 
     Args:
-        boxes: Detections, 1-based inclusive, best first within a class, ``[N, 4]``.
-        starts: First object of each detection's image and class, ``[N]``.
-        ends: One past the last, ``[N]``.
-        ignored: Detections on blacklisted images of their class, ``[N]``.
-        objects: Objects, 1-based inclusive, ``[M, 4]``.
-
-    Returns:
-        What each detection turned out to be, ``[N]``.
+        boxes: Detections and objects.
+        skipped: Images that are not judged.
+        thresholds: IoU from which each object counts as found, ``[o]``.
+        outcomes: Takes what each detection turned out to be, ``[d]``.
+        objects: Takes the object of each detection or -1, ``[d]``.
     """
-    outcomes = np.zeros(len(boxes), np.int8)
-    taken = np.zeros(len(objects), np.bool_)
-    for i in range(len(boxes)):
-        if ignored[i]:
+    first = first_objects(boxes)
+    for image in skipped:
+        first[image] = -1
+    taken = np.zeros(len(thresholds), np.bool_)
+    for i in range(len(boxes.images)):
+        image = boxes.images[i]
+        j = first[image]
+        objects[i] = -1
+        if j < 0:
             outcomes[i] = IGNORED
             continue
-        x1, y1, x2, y2 = boxes[i]
-        best, best_overlap = -1, -np.inf
-        for j in range(starts[i], ends[i]):
-            left, top, right, bottom = objects[j]
-            width = min(x2, right) - max(x1, left) + 1
-            height = min(y2, bottom) - max(y1, top) + 1
-            if taken[j] or width <= 0 or height <= 0:
-                continue
-            w, h = right - left + 1, bottom - top + 1
-            union = (x2 - x1 + 1) * (y2 - y1 + 1) + w * h - width * height
-            overlap = width * height / union
-            threshold = min(0.5, w * h / ((w + 10) * (h + 10)))
-            if overlap >= threshold and overlap > best_overlap:
-                best, best_overlap = j, overlap
-        if best >= 0:
-            taken[best] = True
-        outcomes[i] = TRUE_POSITIVE if best >= 0 else FALSE_POSITIVE
-    return outcomes
+        best = -np.inf
+        while j < len(thresholds) and boxes.object_images[j] == image:
+            if not taken[j]:
+                iou = overlap(boxes.corners[i], boxes.object_corners[j])
+                if iou >= thresholds[j] and iou > best and iou >= 0:
+                    objects[i], best = j, iou
+            j += 1
+        outcomes[i] = FALSE_POSITIVE
+        if objects[i] >= 0:
+            outcomes[i] = TRUE_POSITIVE
+            taken[objects[i]] = True

@@ -1,286 +1,272 @@
-"""Results files of ILSVRC and VOC -> columns, with every line checked.
-
-A run of tools/detect.py numbers photos and classes in its own order, and leaves images.txt and
-categories.json beside its results: with them, numbers are translated by name into the ground
-truth's.
-"""
+"""Results files of ILSVRC and VOC -> columns, with every line checked."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.data.ilsvrc import Synsets, read_image_list
-from detect.data.records import Record
-from detect.data.sources import InputError, read_json, read_lines
-from detect.results import voc_file_names
-from detect.scoring.tables import ScoredBoxes
+from detect.data.ilsvrc import Synsets
+from detect.data.problems import InputError, Kind, Problems
+from detect.data.voc import VOC_PREFIX, voc_file_names
+from detect.scoring.lines import NumberLines, read_number_lines
+from detect.scoring.run_names import (
+    match_classes,
+    match_images,
+    matching_notes,
+    read_run_names,
+)
+from detect.scoring.tables import GroundTruth, ScoredBoxes
 
-DROPPED = -1  # the label of detections whose class the ground truth does not have
+ILSVRC_FORM = "image_id class_id score xmin ymin xmax ymax"
+VOC_FORM = "name score xmin ymin xmax ymax"
+DROPPABLE = ("malformed", "not_finite", "unknown_image", "unknown_class")  # lines, by what is wrong
+_UNKNOWN = -2  # in place of an image or class that is none
 
-NumberedLines = Sequence[tuple[int, str]]
-
-
-@dataclass(frozen=True)
-class RunNames:
-    """What the numbers in the results files of a run stand for.
-
-    Attributes:
-        images: Name of each photo by its number.
-        classes: Name of each class by its number.
-    """
-
-    images: Mapping[int, str]
-    classes: Mapping[int, str]
-
-
-def read_run_names(predictions: Path) -> RunNames | None:
-    """Read images.txt and categories.json beside a results file; ``None`` unless both are there.
-
-    Raises:
-        InputError: If one of them is malformed.
-    """
-    images, categories = (predictions.parent / name for name in ("images.txt", "categories.json"))
-    if not (images.is_file() and categories.is_file()):
-        return None
-    names = {number: name for name, number in read_image_list(images).items()}
-    try:
-        classes = {int(entry["id"]): str(entry["name"]) for entry in read_json(categories)}
-    except (TypeError, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f'{categories}: is not [{{"id": 1, "name": "..."}}, ...] ({error!r})'
-        ) from error
-    return RunNames(names, classes)
-
-
-def match_images(names: Mapping[int, str], truth: Mapping[str, int]) -> dict[int, int]:
-    """Translate numbers of photos by their names; photos without a partner fall out.
-
-    Names match as they are, without suffix, or without folder where that is unambiguous.
-
-    Args:
-        names: Name of each photo by its number.
-        truth: What the photos of the ground truth are to be called, by name.
-    """
-    shortened = _shortened(truth)
-    matched = {}
-    for number, name in names.items():
-        for key in (name, _stem(name), _stem(name).rpartition("/")[2]):
-            if key in shortened:
-                matched[number] = shortened[key]
-                break
-    return matched
-
-
-def match_classes(names: Mapping[int, str], truth: Mapping[str, int], where: str) -> dict[int, int]:
-    """Translate numbers of classes by their names, ``DROPPED`` where the truth has no such class.
-
-    Case and ``_`` for a space make no difference.
-
-    Args:
-        names: Name of each class by its number.
-        truth: What the classes of the ground truth are to be called, by name.
-        where: What an error message calls the file of the names.
-
-    Raises:
-        InputError: If no class has a partner.
-    """
-    by_key = {_class_key(name): value for name, value in truth.items()}
-    matched = {number: by_key.get(_class_key(name), DROPPED) for number, name in names.items()}
-    if matched and all(value == DROPPED for value in matched.values()):
-        raise InputError(
-            f"{where}: none of its classes ({', '.join(list(names.values())[:5])} ...) is one of "
-            f"the ground truth's ({', '.join(list(truth)[:5])} ...); rename them or move it away"
-        )
-    return matched
-
-
-def matching_notes(predictions: Path, names: RunNames, classes: Mapping[int, int]) -> list[str]:
-    """Say that numbers were translated, and what was left out."""
-    notes = [
-        f"Images and classes of {predictions.name} were matched by name, "
-        f"as images.txt and categories.json in {predictions.parent} give them."
-    ]
-    dropped = [names.classes[number] for number, label in classes.items() if label == DROPPED]
-    if dropped:
-        notes.append(f"Not in the ground truth, detections left out: {', '.join(dropped)}")
-    return notes
+UNKNOWN_ID = Kind(
+    "unknown_image",
+    "is not in the image list, whose second column holds the ids, from 1",
+    "score with the list the file was made for, or leave such lines out with drop=[unknown_image]",
+)
+UNKNOWN_NAME = Kind(
+    "unknown_image",
+    "is not in the image list",
+    "score with the list the file was made for, or leave such lines out with drop=[unknown_image]",
+)
+UNKNOWN_CLASS = Kind(
+    "unknown_class",
+    "is none of the classes, whose ids start at 1",
+    "correct the lines, or leave them out with drop=[unknown_class]",
+)
 
 
 def read_ilsvrc_predictions(
-    path: Path, records: Sequence[Record], synsets: Synsets
-) -> tuple[ScoredBoxes, tuple[str, ...]]:
+    path: Path,
+    truth: GroundTruth,
+    synsets: Synsets,
+    *,
+    drop: Collection[str] = (),
+    any_score: bool = False,
+) -> tuple[ScoredBoxes, list[str]]:
     """Read lines ``image_id class_id score xmin ymin xmax ymax``, 1-based inclusive.
 
     Args:
         path: The file, plain, .gz or .xz; empty if nothing was detected.
-        records: The images of the ground truth.
+        truth: The images of the ground truth.
         synsets: The classes; matched by name or WordNet id where the file comes from a run.
+        drop: Leave out lines that are wrong in these ways, out of ``DROPPABLE``.
+        any_score: Take numbers that are not finite.
 
     Returns:
         The detections, and notes for the reader of the scores.
 
     Raises:
-        InputError: Names the first line that is malformed, not finite, or of no image or class.
+        InputError: Names the first lines that are malformed, not finite, or of no image or class,
+            and how many there are.
     """
-    lines = read_lines(path)
-    table = _parse_numbers(lines, [line for _, line in lines], 7, path, ILSVRC_FORM)
+    problems = Problems(str(path), check_choices("drop", drop, DROPPABLE))
+    lines = read_number_lines(path, 7, ILSVRC_FORM, problems, any_number=any_score)
     names, notes = read_run_names(path), []
     if names is None:
-        images = {record.image_id: i for i, record in enumerate(records)}
+        images = dict(zip(truth.image_ids.tolist(), range(truth.num_images), strict=True))
         classes = {label + 1: label for label in range(len(synsets.names))}
     else:
-        images = match_images(names.images, {record.name: i for i, record in enumerate(records)})
+        images = match_images(names.images, {name: i for i, name in enumerate(truth.names)})
         known = {**synsets.label_of(), **{name: i for i, name in enumerate(synsets.names)}}
         classes = match_classes(names.classes, known, str(path.parent / "categories.json"))
         notes = matching_notes(path, names, classes)
-    image_remedy = "is not in the image list; image ids are 1-based, and the list's second column"
-    class_remedy = f"is not one of the classes; class ids are 1..{len(classes)}"
     found = ScoredBoxes(
-        images=_translate(table[:, 0], images, lines, path, f"image id {{}} {image_remedy}"),
-        labels=_translate(table[:, 1], classes, lines, path, f"class id {{}} {class_remedy}"),
-        scores=table[:, 2],
-        boxes=_half_open(table[:, 3:]),
+        images=_translate(lines.values[:, 0], images),
+        labels=_translate(lines.values[:, 1], classes),
+        scores=lines.values[:, 2],
+        corners=lines.values[:, 3:],
     )
-    return found[np.flatnonzero(found.labels != DROPPED)], tuple(notes)
+    for what, column, kind, translated in (
+        ("image id", 0, UNKNOWN_ID, found.images),
+        ("class id", 1, UNKNOWN_CLASS, found.labels),
+    ):
+
+        def describe(row: int, what: str = what, column: int = column) -> tuple[str, str]:
+            return lines.place(row), f"{what} {lines.values[row, column]:.12g}"
+
+        problems.add_rows(kind, translated == _UNKNOWN, describe)
+    problems.raise_if_any()
+    found = _kept(found)
+    return found, [*notes, *problems.notes()]
 
 
 def read_voc_predictions(
-    folder: Path, records: Sequence[Record], class_names: Sequence[str]
-) -> ScoredBoxes:
-    """Read comp4_det_test_CLASS.txt files, lines ``name score xmin ymin xmax ymax``, 1-based.
+    source: Path,
+    truth: GroundTruth,
+    class_names: Sequence[str],
+    *,
+    drop: Collection[str] = (),
+    missing: bool = False,
+    any_score: bool = False,
+) -> tuple[ScoredBoxes, list[str]]:
+    """Read one results file a class, lines ``name score xmin ymin xmax ymax``, 1-based.
 
     Args:
-        folder: Where the files lie, each plain, .gz or .xz; empty if nothing was detected.
-        records: The images of the ground truth.
+        source: The folder of comp4_det_test_CLASS.txt, or a path with a ``*`` for the class's name,
+            each file plain, .gz or .xz; empty if nothing was detected.
+        truth: The images of the ground truth.
         class_names: Names of the classes, ``[C]``.
+        drop: Leave out lines that are wrong in these ways, out of ``DROPPABLE``.
+        missing: A class may have no file: nothing of it was detected.
+        any_score: Take numbers that are not finite.
+
+    Returns:
+        The detections, and notes for the reader of the scores.
 
     Raises:
-        InputError: If a class has no file; names the first line that is malformed, not finite, or
-            of no image.
+        InputError: If a class has no file; names the first lines of a file that are malformed, not
+            finite, or of no image, and how many there are.
     """
-    positions = {record.name: i for i, record in enumerate(records)}
-    parts = []
-    for label, file in enumerate(voc_file_names(class_names)):
-        path = _class_file(folder, file)
-        lines = read_lines(path)
-        split = [line.strip().rsplit(maxsplit=5) for _, line in lines]
-        numbers = [" ".join(parts[1:]) for parts in split]
-        table = _parse_numbers(lines, numbers, 5, path, VOC_FORM)
-        names = dict(enumerate(dict.fromkeys(parts[0] for parts in split)))
-        matched = match_images(names, positions)
-        by_name = {name: matched.get(number) for number, name in names.items()}
-        for (number, _), (name, *_) in zip(lines, split, strict=True):
-            if by_name[name] is None:
-                raise InputError(
-                    f"{path}, line {number}: image {name!r} is not in the image list; "
-                    "remove the line or score with the list it belongs to"
-                )
-        parts.append(
-            ScoredBoxes(
-                images=np.array([by_name[line[0]] for line in split], dtype=np.int64),
-                labels=np.full(len(lines), label),
-                scores=table[:, 0],
-                boxes=_half_open(table[:, 1:]),
-            )
-        )
-    return ScoredBoxes(
-        *(
-            np.concatenate([getattr(part, column) for part in parts])
-            for column in ("images", "labels", "scores", "boxes")
-        )
+    check_choices("drop", drop, DROPPABLE)
+    positions = {name: i for i, name in enumerate(truth.names)}
+    parts = [_empty()]
+    notes, messages, absent = [], [], []
+    for label, (name, path) in enumerate(
+        zip(class_names, _class_files(source, class_names), strict=True)
+    ):
+        if path is None:
+            absent.append(name)
+            continue
+        problems = Problems(str(path), drop)
+        lines = read_number_lines(path, 5, VOC_FORM, problems, any_number=any_score)
+        found = _of_class(lines, label, positions, problems)
+        try:
+            problems.raise_if_any()
+        except InputError as error:
+            messages.append(str(error))
+        parts.append(_kept(found))
+        notes += problems.notes() + form_notes(parts[-1], truth, path)
+    if absent and not missing:
+        messages.insert(0, _missing_files(source, absent))
+    if messages:
+        raise InputError("\n".join(messages))
+    if absent:
+        notes.append(f"{source}: no file of {', '.join(absent)}: taken as nothing detected")
+    columns = ("images", "labels", "scores", "corners")
+    return ScoredBoxes(*(np.concatenate([getattr(p, c) for p in parts]) for c in columns)), notes
+
+
+def found_classes(source: Path) -> list[str]:
+    """Return the names of the classes that have a results file, see ``read_voc_predictions``."""
+    folder, prefix, suffix = _pattern(source)
+    found = set()
+    for path in sorted(folder.glob(f"{_literal(prefix)}*{_literal(suffix)}*")):
+        name = re.sub(r"\.(gz|xz)$", "", path.name)
+        if path.is_file() and name.startswith(prefix) and name.endswith(suffix):
+            name = name[len(prefix) : len(name) - len(suffix)]
+            found.add(re.sub("%([0-9A-F]{2})", lambda sign: chr(int(sign[1], 16)), name))
+    return sorted(found - {""})
+
+
+def check_choices(setting: str, chosen: Collection[str], choices: Sequence[str]) -> Collection[str]:
+    """Return what was chosen.
+
+    Raises:
+        InputError: If something is no choice.
+    """
+    for name in chosen:
+        if name not in choices:
+            raise InputError(f"{setting}: no choice {name!r}; there are {', '.join(choices)}")
+    return chosen
+
+
+def _translate(numbers: NDArray[np.float64], table: Mapping[int, int]) -> NDArray[np.int32]:
+    """Look whole numbers up, ``[N]`` -> ``[N]``; ``_UNKNOWN`` where the table has none."""
+    keys = [key for key in table if 0 <= key < 2**31]
+    lookup = np.full(max(keys, default=-1) + 2, _UNKNOWN, dtype=np.int32)  # the last: none
+    lookup[keys] = [table[key] for key in keys]
+    none = len(lookup) - 1
+    known = (numbers >= 0) & (numbers < none)
+    with np.errstate(invalid="ignore"):
+        whole = np.where(known, numbers, none).astype(np.int64)
+    whole[whole != np.where(known, numbers, none)] = none
+    return lookup[whole]
+
+
+def _of_class(
+    lines: NumberLines, label: int, positions: Mapping[str, int], problems: Problems
+) -> ScoredBoxes:
+    """Make columns of the lines of one class; images that are not listed are ``_UNKNOWN``."""
+    names = dict(enumerate(dict.fromkeys(lines.names)))
+    matched = match_images(names, positions)
+    by_name = {name: matched.get(number, _UNKNOWN) for number, name in names.items()}
+    images = np.fromiter((by_name[name] for name in lines.names), np.int32, len(lines))
+    problems.add_rows(
+        UNKNOWN_NAME,
+        images == _UNKNOWN,
+        lambda row: (lines.place(row), f"image {lines.names[row]!r}"),
     )
+    labels = np.full(len(lines), label, dtype=np.int32)
+    return ScoredBoxes(images, labels, lines.values[:, 0], lines.values[:, 1:])
 
 
-ILSVRC_FORM = "'image_id class_id score xmin ymin xmax ymax'"
-VOC_FORM = "'name score xmin ymin xmax ymax'"
+def _kept(found: ScoredBoxes) -> ScoredBoxes:
+    """Leave out detections of no image or class."""
+    keep = (found.images >= 0) & (found.labels >= 0)
+    return found if keep.all() else found[keep]
 
 
-def _parse_numbers(
-    lines: NumberedLines, texts: Sequence[str], columns: int, path: Path, form: str
-) -> NDArray[np.float64]:
-    """Parse the columns of numbers, ``[N, columns]``; the slow search is for bad lines only."""
-    if not texts:
-        return np.zeros((0, columns))
-    try:
-        table = np.loadtxt(texts, dtype=np.float64, comments=None, ndmin=2)
-    except ValueError:
-        table = np.zeros((0, 0))
-    if table.shape != (len(texts), columns):
-        for (number, line), text in zip(lines, texts, strict=True):
-            if not _is_row(text, columns):
-                raise InputError(
-                    f"{path}, line {number}: {line!r} is not {form}; write the line again"
-                )
-        raise InputError(f"{path}: its lines are not {form}; write the file again")
-    infinite = ~np.isfinite(table).all(axis=1)
-    if infinite.any():
-        number, line = lines[int(np.argmax(infinite))]
-        raise InputError(
-            f"{path}, line {number}: {line!r} holds a number that is not finite; "
-            "scores and boxes must be finite numbers"
+def form_notes(found: ScoredBoxes, truth: GroundTruth, path: Path) -> list[str]:
+    """Tell what is strange and yet allowed: no detections, boxes that are none or leave."""
+    if not len(found):
+        return [f"{path}: holds no detection"]
+    notes = []
+    xmin, ymin, xmax, ymax = found.corners.T
+    inverted = int(np.count_nonzero((xmax < xmin) | (ymax < ymin)))
+    if inverted:
+        hint = "; are they x, y, width, height?" if inverted > len(found) / 5 else ""
+        notes.append(f"{path}: {inverted} boxes end before they begin (xmax < xmin){hint}")
+    if truth.sizes.any():
+        width, height = truth.sizes[found.images].T
+        leaving = (xmin < 0) | (ymin < 0) | (xmax > width + 1) | (ymax > height + 1)
+        if count := int(np.count_nonzero(leaving & (width > 0))):
+            notes.append(f"{path}: {count} boxes leave their image by over a pixel")
+    return notes
+
+
+def _empty() -> ScoredBoxes:
+    none = np.zeros(0, dtype=np.int32)
+    return ScoredBoxes(none, none, np.zeros(0), np.zeros((0, 4)))
+
+
+def _pattern(source: Path) -> tuple[Path, str, str]:
+    """Split where results files lie into the folder and what stands around a class's name."""
+    for mark in ("*", "%s", "{}"):
+        if mark in source.name:
+            return source.parent, *source.name.split(mark, 1)  # type: ignore[return-value]
+    return source, VOC_PREFIX, ".txt"
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"([\[*?])", r"[\1]", text)
+
+
+def _class_files(source: Path, class_names: Sequence[str]) -> list[Path | None]:
+    """Find each class's file, ``[C]``."""
+    folder, prefix, suffix = _pattern(source)
+    files: list[Path | None] = []
+    for file, name in zip(voc_file_names(class_names), class_names, strict=True):
+        spelt = (file.removeprefix(VOC_PREFIX).removesuffix(".txt"), name)
+        paths = (
+            folder / f"{prefix}{n}{suffix}{packed}" for n in spelt for packed in ("", ".gz", ".xz")
         )
-    return table
+        files.append(next((path for path in paths if path.is_file()), None))
+    return files
 
 
-def _is_row(text: str, columns: int) -> bool:
-    try:
-        return len([float(number) for number in text.split()]) == columns
-    except ValueError:
-        return False
-
-
-def _translate(
-    numbers: NDArray[np.float64],
-    table: Mapping[int, int],
-    lines: NumberedLines,
-    path: Path,
-    message: str,
-) -> NDArray[np.int64]:
-    """Look numbers up, ``[N]`` -> ``[N]``; the message names the first unknown one."""
-    unique, inverse = np.unique(numbers, return_inverse=True)
-    values = [table.get(int(n)) if n == int(n) else None for n in unique.tolist()]
-    unknown = np.array([value is None for value in values], dtype=bool)[inverse]
-    if unknown.any():
-        row = int(np.argmax(unknown))
-        raise InputError(f"{path}, line {lines[row][0]}: " + message.format(f"{numbers[row]:g}"))
-    return np.array(values, dtype=np.int64)[inverse]
-
-
-def _half_open(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.subtract(corners, (1.0, 1.0, 0.0, 0.0), dtype=np.float64)
-
-
-def _class_file(folder: Path, file: str) -> Path:
-    for suffix in ("", ".gz", ".xz"):
-        if (path := folder / f"{file}{suffix}").is_file():
-            return path
-    raise InputError(
-        f"{folder}: holds no {file}; write the file, empty if nothing of the class was detected, "
-        "or list the classes to be scored with classes=FILE"
+def _missing_files(source: Path, names: Sequence[str]) -> str:
+    folder, prefix, suffix = _pattern(source)
+    first = voc_file_names(names)[0].removeprefix(VOC_PREFIX).removesuffix(".txt")
+    more = f" nor one of {len(names) - 1} other classes" if len(names) > 1 else ""
+    return (
+        f"{folder}: holds no {prefix}{first}{suffix}{more}; write the file, empty if nothing of "
+        "the class was detected, or list the classes to be scored with classes=FILE"
     )
-
-
-def _shortened(truth: Mapping[str, int]) -> dict[str, int]:
-    """Add every name without suffix and folder where only one image has it."""
-    shortened: dict[str, int] = {}
-    for shorten in (lambda name: _stem(name).rpartition("/")[2], _stem):
-        counts = Counter(map(shorten, truth))
-        shortened |= {shorten(name): i for name, i in truth.items() if counts[shorten(name)] == 1}
-    return {**shortened, **truth}
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"(?<=[^/])\.[A-Za-z0-9]+$", "", name)
-
-
-def _class_key(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.files import write_atomically
-from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
+from detect.scoring.average_precision import (
+    FALSE_POSITIVE,
+    IGNORED,
+    TRUE_POSITIVE,
+    average_precision,
+    precision_recall,
+)
+from detect.scoring.matches import Matches
 
-AveragePrecision = Callable[[NDArray[np.int8], int], float]
+# Names of COCOeval's twelve numbers, in its order.
+COCO_STATS = (
+    *("AP", "AP50", "AP75", "AP small", "AP medium", "AP large"),
+    *("AR 1", "AR 10", "AR 100", "AR small", "AR medium", "AR large"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,10 @@ class ClassScore:
         false_positives: Of them, those that did not.
         ignored: Of them, those that count neither way.
         recall: True positives per positive, 0..1; ``None`` where no object is to be found.
+        best_f1: Largest harmonic mean of precision and recall over all thresholds of the score;
+            ``None`` where no object is to be found.
+        best_threshold: The score of the last detection that ``best_f1`` takes; ``None`` without
+            true positives.
         ap50: COCO alone: average precision at IoU 0.5, where ``ap`` is that at 0.5:0.95.
     """
 
@@ -45,6 +60,8 @@ class ClassScore:
     false_positives: int
     ignored: int
     recall: float | None
+    best_f1: float | None = None
+    best_threshold: float | None = None
     ap50: float | None = None
 
 
@@ -56,83 +73,128 @@ class Scores:
         format: ``ilsvrc``, ``coco`` or ``voc``.
         protocol: What exactly was computed, such as ``voc2010-area``.
         classes: One entry a class, in the order of the ids, ``[C]``.
-        stats: COCO alone: its twelve numbers by name; ``None`` where undefined.
-        notes: What the reader of the numbers has to know, one sentence each.
+        matches: What became of every detection; all counts of ``classes`` are at its first IoU
+            threshold.
+        stats: COCO alone: the twelve numbers of ``COCOeval.stats``; ``None`` where undefined.
+        rules: What the numbers rest on: rule, cap, blacklist, images, classes averaged over.
+        notes: What else the reader of the numbers has to know, one sentence each.
+        official: The official code's own answer also where it is undefined or of no use.
+        mean_ap: Mean over the classes with objects, 0..1; ``None`` where no class has any.
+        median_ap: Their median, 0..1.
     """
 
     format: str
     protocol: str
     classes: tuple[ClassScore, ...]
-    stats: dict[str, float | None] = field(default_factory=dict)
+    matches: Matches = field(compare=False, repr=False)
+    stats: tuple[float | None, ...] = ()
+    rules: str = ""
     notes: tuple[str, ...] = ()
+    official: bool = False
 
     @property
     def mean_ap(self) -> float | None:
         """Mean over the classes with objects, 0..1; ``None`` where no class has any."""
-        aps = self._defined()
+        aps = self._averaged()
         return math.fsum(aps) / len(aps) if aps else None
 
     @property
     def median_ap(self) -> float | None:
         """Median over the classes with objects, 0..1; ``None`` where no class has any."""
-        aps = self._defined()
+        aps = self._averaged()
         return statistics.median(aps) if aps else None
 
-    def _defined(self) -> list[float]:
-        return [score.ap for score in self.classes if score.ap is not None]
+    def _averaged(self) -> list[float]:
+        aps = [score.ap for score in self.classes if score.ap is not None]
+        undefined = self.official and self.format != "coco" and len(aps) < len(self.classes)
+        return [] if undefined else aps
 
 
 def class_scores(
-    labels: NDArray[np.int64],
-    outcomes: NDArray[np.int8],
-    positives: NDArray[np.int64],
-    class_names: Sequence[str],
-    average_precision: AveragePrecision,
+    matches: Matches, ids: Sequence[int] | None = None, *, official: bool = False
 ) -> tuple[ClassScore, ...]:
     """Sum up every class's detections.
 
     Args:
-        labels: Class of each detection from 0, sorted, ``[N]``.
-        outcomes: What each turned out to be, best score of its class first, ``[N]``.
-        positives: Objects of each class that are to be found, ``[C]``.
-        class_names: Names of the classes, ``[C]``.
-        average_precision: Function of one class's outcomes and positives.
+        matches: What became of every detection.
+        ids: Number of each class in results files, ``[C]``; by default 1, 2, 3, ...
+        official: Give classes without objects the AP that the devkits' code gives them: 0 with 11
+            points of the curve or without detections, else undefined (0 / 0).
     """
-    ends = np.searchsorted(labels, np.arange(len(class_names) + 1))  # [C + 1]
-    scores = []
-    for label, (name, count) in enumerate(zip(class_names, positives.tolist(), strict=True)):
-        of_class = outcomes[ends[label] : ends[label + 1]]
-        true = int(np.count_nonzero(of_class == TRUE_POSITIVE))
-        scores.append(
-            ClassScore(
-                id=label + 1,
-                name=name,
-                ap=average_precision(of_class, count) if count else None,
-                positives=count,
-                detections=len(of_class),
-                true_positives=true,
-                false_positives=int(np.count_nonzero(of_class == FALSE_POSITIVE)),
-                ignored=int(np.count_nonzero(of_class == IGNORED)),
-                recall=true / count if count else None,
-            )
-        )
+    numbers = range(1, matches.num_classes + 1) if ids is None else ids
+    scores = [_class_score(matches, label, number) for label, number in enumerate(numbers)]
+    if official:
+        scores = [
+            replace(score, ap=0.0)
+            if not score.positives and (matches.rule == "11 points" or not score.detections)
+            else score
+            for score in scores
+        ]
     return tuple(scores)
+
+
+def _class_score(matches: Matches, label: int, number: int) -> ClassScore:
+    start, end = matches.class_starts[label : label + 2]
+    outcomes = matches.outcomes[:, start:end]  # [T, n]
+    positives = int(matches.positives[label])
+    counts = np.bincount(outcomes[0], minlength=3)
+    true = int(counts[TRUE_POSITIVE])
+    ap = ap50 = best_f1 = threshold = None
+    if positives:
+        aps = [
+            average_precision(of_threshold, positives, matches.rule) for of_threshold in outcomes
+        ]
+        ap = math.fsum(aps) / len(aps)
+        ap50 = aps[0] if len(aps) > 1 else None
+        best_f1, threshold = _best_f1(outcomes[0], matches.found.scores[start:end], positives)
+    return ClassScore(
+        id=int(number),
+        name=matches.class_names[label],
+        ap=ap,
+        positives=positives,
+        detections=int(end - start),
+        true_positives=true,
+        false_positives=int(counts[FALSE_POSITIVE]),
+        ignored=int(counts[IGNORED]),
+        recall=true / positives if positives else None,
+        best_f1=best_f1,
+        best_threshold=threshold,
+        ap50=ap50,
+    )
+
+
+def _best_f1(
+    outcomes: NDArray[np.int8], scores: NDArray[np.float64], positives: int
+) -> tuple[float, float | None]:
+    """Return the best F1 and its threshold, which cannot part detections of equal score."""
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # of each run of equal scores
+    precision, recall = (values[last] for values in precision_recall(outcomes, positives))
+    with np.errstate(invalid="ignore"):
+        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
+    if not f1.any():
+        return 0.0, None
+    best = int(np.argmax(f1))
+    return float(f1[best]), float(scores[last[best]])
 
 
 def to_json(scores: Scores) -> dict[str, Any]:
     """Return what scores.json holds; undefined numbers are ``None``."""
     classes = [asdict(score) for score in scores.classes]
-    content = {
+    content: dict[str, Any] = {
         "format": scores.format,
         "protocol": scores.protocol,
+        "rules": scores.rules,
+        "official": scores.official,
         "mean_ap": scores.mean_ap,
         "median_ap": scores.median_ap,
         "classes": classes,
+        "notes": list(scores.notes),
     }
     if scores.stats:
-        return {**content, "stats": scores.stats}
-    for entry in classes:
-        del entry["ap50"]
+        content["stats"] = list(scores.stats)
+    else:
+        for entry in classes:
+            del entry["ap50"]
     return content
 
 
@@ -143,8 +205,9 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 
 def format_table(scores: Scores) -> str:
-    """Return a table for people: one line a class, then the means, stats and notes."""
+    """Return a table for people: one line a class, then the means, stats, rules and notes."""
     heads = ["AP", "positives", "detections", "true", "false", "ignored", "recall"]
+    heads += ["best F1", "from score"]
     if scores.stats:
         heads.insert(1, "AP50")
     width = max([len("median AP"), *(len(score.name) for score in scores.classes)])
@@ -152,6 +215,7 @@ def format_table(scores: Scores) -> str:
     for score in scores.classes:
         counts = (score.positives, score.detections, score.true_positives, score.false_positives)
         cells = [_decimal(score.ap), *map(str, (*counts, score.ignored)), _decimal(score.recall)]
+        cells += [_decimal(score.best_f1), _decimal(score.best_threshold)]
         if scores.stats:
             cells.insert(1, _decimal(score.ap50))
         columns = zip(cells, heads, strict=True)
@@ -160,11 +224,17 @@ def format_table(scores: Scores) -> str:
             + "".join(f"  {cell:>{max(6, len(head))}}" for cell, head in columns)
         )
     lines.append("")
-    lines += [f"{name:{width}}  {_decimal(value):>6}" for name, value in scores.stats.items()]
+    if scores.stats:
+        named = zip(COCO_STATS, scores.stats, strict=True)
+        lines += [f"{name:{width}}  {_decimal(value):>6}" for name, value in named]
     lines.append(f"{'mean AP':{width}}  {_decimal(scores.mean_ap):>6}")
     lines.append(f"{'median AP':{width}}  {_decimal(scores.median_ap):>6}")
-    undefined = [score.name for score in scores.classes if score.ap is None]
-    if undefined:
+    averaged = sum(score.ap is not None for score in scores.classes)
+    lines.append(
+        f"{scores.protocol}: {scores.rules}; mean over {averaged} of {len(scores.classes)} classes"
+    )
+    undefined = [score.name for score in scores.classes if not score.positives]
+    if undefined and not scores.official:
         lines.append(f"No object to be found, left out of the mean: {', '.join(undefined)}")
     return "\n".join([*lines, *scores.notes])
 

@@ -1,0 +1,149 @@
+"""Score the files of ILSVRC DET and VOC: read, check everything, then score."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from detect.data.ilsvrc import check_classes, read_blacklist, read_image_list, read_synsets
+from detect.data.problems import InputError
+from detect.data.sources import XmlAnnotation, read_annotations
+from detect.data.voc import read_voc_classes, read_voc_list
+from detect.scoring.ilsvrc import score_ilsvrc
+from detect.scoring.matching import sort_detections
+from detect.scoring.predictions import (
+    form_notes,
+    found_classes,
+    read_ilsvrc_predictions,
+    read_voc_predictions,
+)
+from detect.scoring.scores import Scores
+from detect.scoring.tables import GroundTruth, ScoredBoxes
+from detect.scoring.voc import score_voc
+
+
+def score_ilsvrc_files(
+    predictions: Path,
+    annotations: Path,
+    image_list: Path,
+    classes: Path,
+    blacklist: Path | None = None,
+    *,
+    drop: Collection[str] = (),
+    official: bool = False,
+) -> Scores:
+    """Score a submission to ILSVRC DET.
+
+    Args:
+        predictions: Lines ``image_id class_id score xmin ymin xmax ymax``, any order.
+        annotations: Folder or tar archive of the XML files.
+        image_list: Lines ``name id``.
+        classes: meta_det.mat, or lines ``wnid id name``.
+        blacklist: Lines ``image_id wnid``; without it every object counts.
+        drop: Leave out lines of the predictions that are wrong in these ways.
+        official: Answer what the devkit's code answers, where that is undefined or of no use too.
+
+    Raises:
+        InputError: If a file is missing or malformed.
+    """
+    ids = read_image_list(image_list)
+    synsets = read_synsets(classes)
+    labels = synsets.label_of()
+    pairs = read_blacklist(blacklist, synsets) if blacklist else frozenset()
+    truth = _ground_truth([XmlAnnotation(name, 0, 0, []) for name in ids], ids.values(), labels)
+
+    def read_predictions() -> tuple[ScoredBoxes, list[str]]:
+        found, notes = read_ilsvrc_predictions(
+            predictions, truth, synsets, drop=drop, any_score=official
+        )
+        return sort_detections(found, len(labels), len(ids), truth.image_ids), notes
+
+    with ThreadPoolExecutor(1) as pool:  # numbers are parsed and sorted while Python reads XML
+        reading = pool.submit(read_predictions)
+        try:
+            found_xml = read_annotations(annotations, list(ids), any_box=official)
+            check_classes(found_xml, labels, annotations)
+        except InputError as error:
+            raise _joined(error, reading.exception()) from error
+    truth = _ground_truth(found_xml, ids.values(), labels)
+    found, notes = reading.result()
+    notes += form_notes(found, truth, predictions)
+    scores = score_ilsvrc(found, truth, synsets.names, pairs, official=official)
+    return replace(scores, notes=tuple(notes))
+
+
+def score_voc_files(
+    predictions: Path,
+    annotations: Path,
+    image_list: Path,
+    classes: Path | Sequence[str] | None = None,
+    metric: str = "2010",
+    *,
+    drop: Collection[str] = (),
+    official: bool = False,
+) -> Scores:
+    """Score VOC results files.
+
+    Args:
+        predictions: Folder of comp4_det_test_CLASS.txt, or a path with ``*`` for the class's name;
+            lines ``name score xmin ymin xmax ymax``.
+        annotations: Folder or tar archive of the XML files.
+        image_list: The name of one image a line.
+        classes: Names of the classes, or a file of them, one a line; by default those that are
+            annotated or have a results file.
+        metric: ``2007`` or ``2010``.
+        drop: Leave out lines of the predictions that are wrong in these ways.
+        official: Answer what the devkit's code answers, where that is undefined or of no use too.
+
+    Raises:
+        InputError: If a file is missing or malformed, or no object is of any class.
+    """
+    names = read_voc_list(image_list)
+    found_xml = read_annotations(annotations, names, any_box=official)
+    annotated = {found.name for annotation in found_xml for found in annotation.objects}
+    if classes is None:
+        class_names = sorted(annotated | set(found_classes(predictions)))
+    else:
+        class_names = list(read_voc_classes(classes) if isinstance(classes, Path) else classes)
+    labels = {name: label for label, name in enumerate(class_names)}
+    if not annotated & labels.keys():
+        raise InputError(
+            f"{annotations}: no object of any class ({', '.join(class_names)}) on the "
+            f"{len(names)} images of {image_list}; are these the right classes?"
+        )
+    truth = _ground_truth(found_xml, range(1, len(names) + 1), labels)
+    missing = classes is None
+    found, notes = read_voc_predictions(
+        predictions, truth, class_names, drop=drop, missing=missing, any_score=official
+    )
+    scores = score_voc(found, truth, class_names, metric=metric, official=official)
+    if others := sorted(annotated - labels.keys()):
+        notes.append(f"Annotated, but not scored: {', '.join(others)}")
+    return replace(scores, notes=tuple(notes))
+
+
+def _joined(*errors: BaseException | None) -> InputError:
+    """Tell of all files that are wrong at once."""
+    return InputError("\n".join(str(error) for error in errors if isinstance(error, InputError)))
+
+
+def _ground_truth(
+    annotations: Sequence[XmlAnnotation], image_ids: Collection[int], labels: dict[str, int]
+) -> GroundTruth:
+    """Put annotated objects into columns; objects of other classes are left out."""
+    objects = [[o for o in annotation.objects if o.name in labels] for annotation in annotations]
+    flat = [found for of_image in objects for found in of_image]
+    images = np.arange(len(annotations), dtype=np.int32)
+    return GroundTruth(
+        names=tuple(annotation.name for annotation in annotations),
+        image_ids=np.fromiter(image_ids, np.int64, len(annotations)),
+        sizes=np.array([(a.width, a.height) for a in annotations], np.int64).reshape(-1, 2),
+        images=np.repeat(images, [len(of_image) for of_image in objects]),
+        labels=np.array([labels[found.name] for found in flat], dtype=np.int32),
+        corners=np.array([found.corners for found in flat], dtype=np.float64).reshape(-1, 4),
+        ignored=np.array([found.difficult for found in flat], dtype=np.bool_),
+    )
