@@ -1,225 +1,174 @@
-"""COCO average precision, as pycocotools computes it."""
+"""COCO average precision: our own engine, and pycocotools as its reference."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from detect.data.coco import check_instances, is_box, read_instances
+from detect.data.coco import Instances, check_instances, read_instances
 from detect.data.sources import InputError, read_json
-from detect.scoring.predictions import (
-    DROPPED,
-    match_classes,
-    match_images,
-    matching_notes,
-    read_run_names,
+from detect.scoring.coco_files import (
+    COCO_DROP,
+    COCO_REPAIR,
+    CocoResults,
+    check_choices,
+    check_results,
+    ids_of_file,
+    ids_of_truth,
+    read_results,
 )
-from detect.scoring.scores import ClassScore, Scores
-
-STATS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "AP small",
-    "AP medium",
-    "AP large",
-    "AR 1",
-    "AR 10",
-    "AR 100",
-    "AR small",
-    "AR medium",
-    "AR large",
+from detect.scoring.coco_matching import (
+    MAX_DETECTIONS,
+    ground_truth,
+    match_coco,
 )
+from detect.scoring.coco_official import score_checked, score_unchecked
+from detect.scoring.scores import ClassScore, Scores, class_scores
+from detect.scoring.tables import ScoredBoxes, check_columns
+
+__all__ = ["COCO_DROP", "COCO_REPAIR", "ENGINES", "score_coco", "score_coco_files"]
+
+Engine = Literal["numba", "pycocotools"]
+ENGINES: tuple[Engine, ...] = ("numba", "pycocotools")
 
 
-def score_coco(predictions: Sequence[Mapping[str, Any]], ground_truth: Mapping[str, Any]) -> Scores:
+def score_coco(
+    predictions: ScoredBoxes | Sequence[Mapping[str, Any]],
+    ground_truth: Mapping[str, Any],
+    *,
+    engine: Engine = "numba",
+    drop: Collection[str] = (),
+    repair: Collection[str] = (),
+) -> Scores:
     """Score detections as COCO does.
 
     The counts of a class are those at IoU 0.5, among the 100 best detections an image and class.
 
     Args:
-        predictions: COCO results: ``image_id``, ``category_id``, ``bbox`` (xywh) and ``score``.
+        predictions: COCO results: ``image_id``, ``category_id``, ``bbox`` (xywh) and ``score``. Or
+            columns: images as positions in the ground truth's list, labels in the order of the
+            category ids.
         ground_truth: What an ``instances`` file holds.
+        engine: What computes the numbers; they are the same up to rounding.
+        drop: Kinds of bad predictions to leave out, of ``COCO_DROP``.
+        repair: What to put right, of ``COCO_REPAIR``.
 
     Raises:
-        InputError: If either is malformed; names the entry.
+        InputError: If either is malformed; names the entries.
+        ValueError: If columns hold what is no image, class or box.
     """
-    check_instances(ground_truth, "ground truth")
-    check_results(predictions, ground_truth, "predictions")
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
-        evaluation = COCOeval(
-            _truth_index(ground_truth), _results_index(predictions, ground_truth), "bbox"
+    _check_engine(engine)
+    check_choices(drop, repair)
+    instances = check_instances(ground_truth, "ground truth", repair=repair)
+    if isinstance(predictions, ScoredBoxes):
+        results = _from_columns(predictions, instances)
+    else:
+        ids = ids_of_truth(instances)
+        results = check_results(
+            predictions, instances, ids, "predictions", drop=drop, repair=repair
         )
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    classes = tuple(
-        _class_score(evaluation, k, str(category["name"]))
-        for k, category in enumerate(_sorted_categories(ground_truth))
-    )
-    stats = {name: _defined(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
-    return Scores(format="coco", protocol="coco-bbox", classes=classes, stats=stats)
+    return _score(results, instances, engine)
 
 
-def score_coco_files(predictions: Path, annotations: Path) -> Scores:
+def score_coco_files(
+    predictions: Path,
+    annotations: Path,
+    *,
+    engine: Engine = "numba",
+    official: bool = False,
+    drop: Collection[str] = (),
+    repair: Collection[str] = (),
+) -> Scores:
     """Score a results file against an ``instances`` file, each plain, .gz or .xz.
 
-    Raises:
-        InputError: If a file is missing or malformed.
-    """
-    truth = read_instances(annotations)
-    results = read_json(predictions)
-    names, notes = read_run_names(predictions), []
-    if names is not None:
-        images = {image["file_name"]: image["id"] for image in truth["images"]}
-        categories = {category["name"]: category["id"] for category in truth["categories"]}
-        classes = match_classes(
-            names.classes, categories, str(predictions.parent / "categories.json")
-        )
-        notes = matching_notes(predictions, names, classes)
-        results = _translated(results, match_images(names.images, images), classes)
-    check_results(results, truth, str(predictions))
-    scores = score_coco(results, truth)
-    return Scores(scores.format, scores.protocol, scores.classes, scores.stats, tuple(notes))
-
-
-def check_results(results: Any, truth: Mapping[str, Any], where: str) -> None:
-    """Check COCO results for what pycocotools scores wrongly without a word.
+    Results of a run of tools/detect.py are matched by the names in images.txt and categories.json
+    beside them.
 
     Args:
-        results: What a results file holds.
-        truth: The ground truth, checked.
-        where: What an error message calls the results.
+        predictions: List of COCO results.
+        annotations: The ground truth.
+        engine: What computes the numbers; they are the same up to rounding.
+        official: Hand the files to pycocotools unchecked, whatever it makes of them.
+        drop: Kinds of bad predictions to leave out, of ``COCO_DROP``.
+        repair: What to put right, of ``COCO_REPAIR``.
 
     Raises:
-        InputError: Names the entry that is malformed.
+        InputError: If a file is missing or malformed, or pycocotools stops.
     """
-    if not isinstance(results, Sequence) or isinstance(results, str):
-        raise InputError(f"{where}: is no list of COCO results [{{'image_id': ...}}, ...]")
-    images = {image["id"] for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
-    for i, entry in enumerate(results):
-        if not isinstance(entry, Mapping):
-            raise InputError(f"{where}, entry {i}: {entry!r} is no COCO result")
-        image_id, category_id = entry.get("image_id"), entry.get("category_id")
-        bbox, score = entry.get("bbox"), entry.get("score")
-        if type(image_id) is not int or image_id not in images:
-            raise InputError(
-                f"{where}, entry {i}: image_id {image_id!r} is not in the ground truth; "
-                "remove the entry or score with the ground truth it belongs to"
-            )
-        if type(category_id) is not int or category_id not in categories:
-            raise InputError(
-                f"{where}, entry {i}: category_id {category_id!r} is not one of the ground "
-                f"truth's: {sorted(categories)}"
-            )
-        if not is_box(bbox):
-            raise InputError(
-                f"{where}, entry {i}: bbox {bbox!r} is not [x, y, width, height], finite numbers"
-            )
-        if not isinstance(score, int | float) or not np.isfinite(score):
-            raise InputError(f"{where}, entry {i}: score {score!r} is not a finite number")
+    _check_engine(engine)
+    check_choices(drop, repair)
+    if official:
+        if drop or repair:
+            raise InputError("official=true takes files as they are; leave out drop and repair")
+        return _official(predictions, annotations)
+    instances = read_instances(annotations, repair=repair)
+    ids = ids_of_file(predictions, instances)
+    results = check_results(
+        read_results(predictions), instances, ids, str(predictions), drop=drop, repair=repair
+    )
+    return _score(results, instances, engine)
 
 
-def _translated(results: Any, images: Mapping[int, int], classes: Mapping[int, int]) -> Any:
-    """Replace ids by the ground truth's; what has no partner is left for the check to name."""
-    if not isinstance(results, list) or not all(isinstance(entry, dict) for entry in results):
-        return results
-    translated = []
-    for entry in results:
-        image_id, category_id = entry.get("image_id"), entry.get("category_id")
-        if classes.get(category_id) != DROPPED:
-            translated.append(
-                {
-                    **entry,
-                    "image_id": images.get(image_id, f"{image_id} of images.txt"),
-                    "category_id": classes.get(category_id, f"{category_id} of categories.json"),
-                }
-            )
-    return translated
+def _check_engine(engine: str) -> None:
+    if engine not in ENGINES:
+        raise InputError(f"engine={engine}: choose from {', '.join(ENGINES)}")
 
 
-def _truth_index(truth: Mapping[str, Any]) -> COCO:
-    """Index the ground truth under fresh annotation ids: pycocotools takes id 0 for unmatched."""
-    annotations = [
-        {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": i}
-        for i, a in enumerate(truth["annotations"], start=1)
-    ]
-    return _index(truth, annotations)
+def _from_columns(predictions: ScoredBoxes, instances: Instances) -> CocoResults:
+    """Check columns and put their images into the order of the ids."""
+    check_columns(predictions, ground_truth(instances), len(instances.class_names))
+    corners = predictions.corners
+    boxes = np.concatenate([corners[:, :2] - 1, corners[:, 2:] - (corners[:, :2] - 1)], axis=1)
+    if (boxes[:, 2:] < 0).any():
+        row = int(np.argmax((boxes[:, 2:] < 0).any(axis=1)))
+        raise ValueError(f"corners {corners[row].tolist()} of detection {row} are inverted")
+    indices = np.empty(len(instances.names), dtype=np.int32)
+    indices[instances.positions] = np.arange(len(indices))
+    notes = () if len(predictions) else ("predictions: nothing was detected",)
+    return CocoResults(replace(predictions, images=indices[predictions.images]), boxes, notes)
 
 
-def _results_index(results: Sequence[Mapping[str, Any]], truth: Mapping[str, Any]) -> COCO:
-    """Index results as ``COCO.loadRes`` does, which fails on an empty list."""
-    annotations = [
-        {
-            "id": i,
-            "image_id": entry["image_id"],
-            "category_id": entry["category_id"],
-            "bbox": list(entry["bbox"]),
-            "area": entry["bbox"][2] * entry["bbox"][3],
-            "score": entry["score"],
-            "iscrowd": 0,
-        }
-        for i, entry in enumerate(results, start=1)
-    ]
-    return _index(truth, annotations)
-
-
-def _index(truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
-    index = COCO()
-    index.dataset = {
-        "images": list(truth["images"]),
-        "categories": _sorted_categories(truth),
-        "annotations": annotations,
-    }
-    index.createIndex()
-    return index
-
-
-def _sorted_categories(truth: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return sorted(truth["categories"], key=lambda category: int(category["id"]))
-
-
-def _class_score(evaluation: COCOeval, k: int, name: str) -> ClassScore:
-    """Sum up class k over all sizes, from the curves and the matches at IoU 0.5."""
-    params = evaluation.params
-    num_images = len(params.imgIds)
-    first = k * len(params.areaRng) * num_images  # ordered by class, size, image; size 0 is "all"
-    images = [image for image in evaluation.evalImgs[first : first + num_images] if image]
-    positives = sum(int(np.count_nonzero(np.equal(image["gtIgnore"], 0))) for image in images)
-    matched = _flat([image["dtMatches"][0] for image in images]) > 0
-    ignored = _flat([image["dtIgnore"][0] for image in images]) > 0
-    true = int(np.count_nonzero(matched & ~ignored))
-    precision = evaluation.eval["precision"][:, :, k, 0, -1]  # [IoU, recall]
-    return ClassScore(
-        id=int(params.catIds[k]),
-        name=name,
-        ap=_mean(precision),
-        positives=positives,
-        detections=len(matched),
-        true_positives=true,
-        false_positives=int(np.count_nonzero(~matched & ~ignored)),
-        ignored=int(np.count_nonzero(ignored)),
-        recall=true / positives if positives else None,
-        ap50=_mean(precision[0]),
+def _score(results: CocoResults, instances: Instances, engine: Engine) -> Scores:
+    matches, stats = match_coco(results.found, results.boxes, instances)
+    classes = class_scores(matches, ids=instances.category_ids.tolist())
+    if engine == "pycocotools":
+        classes, stats = score_checked(results, instances, classes)
+    notes = (*instances.notes, *results.notes)
+    return Scores(
+        format="coco",
+        protocol="coco-bbox",
+        classes=classes,
+        matches=matches,
+        stats=stats,
+        rules=_rules(classes, len(instances.names), engine),
+        notes=notes,
     )
 
 
-def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros(0), *arrays])
+def _rules(classes: Sequence[ClassScore], num_images: int, engine: str) -> str:
+    defined = sum(score.ap is not None for score in classes)
+    by = f"; computed by pycocotools {version('pycocotools')}" if engine == "pycocotools" else ""
+    return (
+        f"AP at 101 recalls, mean over IoU 0.50:0.05:0.95; the {MAX_DETECTIONS} best detections of "
+        f"an image and class; crowds count neither way; {num_images} images; mean over the "
+        f"{defined} of {len(classes)} classes with objects{by}"
+    )
 
 
-def _mean(precision: np.ndarray) -> float | None:
-    """Return the mean of precisions; pycocotools marks the undefined with -1."""
-    return float(precision.mean()) if precision.size and precision.min() > -1 else None
-
-
-def _defined(value: float) -> float | None:
-    return None if value < 0 else float(value)
+def _official(predictions: Path, annotations: Path) -> Scores:
+    """Let pycocotools score two files as they are."""
+    matches, classes, stats = score_unchecked(read_json(annotations), read_json(predictions))
+    return Scores(
+        format="coco",
+        protocol="coco-bbox",
+        classes=classes,
+        matches=matches,
+        stats=stats,
+        rules=_rules(classes, matches.truth.num_images, "pycocotools"),
+        notes=("The files were handed to pycocotools unchecked.",),
+    )
