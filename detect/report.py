@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,10 +11,10 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from torch import Tensor
 
 from detect.files import write_atomically
+from detect.pages import jpeg_address, load_template, valid_text
 from detect.results import ImageResult
 from detect.visualize import Colour, class_colour, encode_jpeg, text_colour
 
@@ -68,7 +67,7 @@ def write_report(
         photos.append(_describe_photo(result, position, links or {}, placed=i < PHOTOS_SHOWN))
     for photo, result in zip(photos[:PHOTOS_SHOWN], results, strict=False):
         photo["thumbnail"] = _thumbnail(load_photo, result.name)
-    html = _template().render(
+    html = load_template("report.html.j2").render(
         shown=photos[:PHOTOS_SHOWN],
         listed=photos[PHOTOS_SHOWN:],
         num_photos=len(results),
@@ -77,8 +76,8 @@ def write_report(
         start=start,
         steps=SCORE_STEPS,
         boxes_a_photo=BOXES_A_PHOTO,
-        skipped=[(_text(name), _text(reason)) for name, reason in skipped],
-        summary={key: _text(str(value)) for key, value in (summary or {}).items()},
+        skipped=[(valid_text(name), valid_text(reason)) for name, reason in skipped],
+        summary={key: valid_text(str(value)) for key, value in (summary or {}).items()},
         settings=dict(_flat(settings or {})),
         data={
             "edges": edges.tolist(),
@@ -88,18 +87,6 @@ def write_report(
         },
     )
     write_atomically(path, html)
-
-
-def _template() -> Template:
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
 
 
 def _printed(scores: Tensor) -> Floats:
@@ -126,7 +113,7 @@ def _describe_classes(
     order = sorted(found, key=lambda label: (-objects[label, start], -objects[label, 0], label))
     classes = [
         {
-            "name": _text(class_names[label]),
+            "name": valid_text(class_names[label]),
             "colour": _css(class_colour(label)),
             "ink": _css(text_colour(class_colour(label))),
             "objects": objects[label].tolist(),
@@ -164,7 +151,7 @@ def _describe_photo(
     rows = zip(_printed(best.scores).tolist(), best.labels.tolist(), corners, strict=True)
     link = links.get(result.name)
     return {
-        "name": _text(result.name),
+        "name": valid_text(result.name),
         "width": max(1, result.width),
         "height": max(1, result.height),
         "link": None if link is None else quote(link.encode("utf-8", "surrogateescape")),
@@ -179,7 +166,7 @@ def _thumbnail(load_photo: Callable[[str], Tensor], name: str) -> str | None:
     except (OSError, ValueError) as error:
         logger.warning("%s is missing in the report: %s", name, error)
         return None
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+    return jpeg_address(jpeg)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -189,13 +176,8 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            yield f"{prefix}{key}", _text(text)
+            yield f"{prefix}{key}", valid_text(text)
 
 
 def _css(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def _text(text: str) -> str:
-    """Replace what is no valid text: names of photos may be any bytes."""
-    return text.encode("utf-8", "replace").decode("utf-8")

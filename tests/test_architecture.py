@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ MODULES = sorted(p for part in ("detect", "proposals") for p in (ROOT / part).rg
 ONLY_IN = {
     "hydra": {"detect/config.py"},
     "omegaconf": {"detect/config.py"},
-    "pycocotools": {"detect/data/coco.py", "detect/scoring/coco.py"},
+    "pycocotools": {"detect/scoring/coco_official.py"},
     "cv2": {
         "detect/crops.py",
         "detect/videos.py",
@@ -70,6 +72,17 @@ def test_there_are_no_circles() -> None:
 
     for module in sorted(edges):
         visit(module, ())
+
+
+def test_scoring_loads_neither_torch_nor_what_draws() -> None:
+    modules = [*sorted(p.stem for p in (ROOT / "detect" / "scoring").glob("[a-z]*.py"))]
+    imports = ", ".join(f"detect.scoring.{name}" for name in modules)
+    slow = "{'torch', 'cv2', 'matplotlib', 'scipy.io', 'pycocotools'}"
+    code = f"import sys, detect.score_run, {imports}; print({slow} & sys.modules.keys() or 'none')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "none"
 
 
 def test_nothing_is_unpickled() -> None:

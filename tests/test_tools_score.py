@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from detect.config import ScoreConfig
-from detect.data.voc import VOC_CLASSES
 from detect.detections import Detections
 from detect.results import ImageResult, write_results
+from detect.score_settings import ScoreConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 XML = (
@@ -85,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
         "images": [{"id": 8, "file_name": "c.jpg"}, {"id": 9, "file_name": "a b.jpg"}],
         "categories": [{"id": 5, "name": "dog"}, {"id": 6, "name": "cat"}],
         "annotations": [
-            {"id": 0, "image_id": 9, "category_id": 6, "bbox": [10, 10, 50, 50]},
+            {"id": 2, "image_id": 9, "category_id": 6, "bbox": [10, 10, 50, 50]},
             {"id": 1, "image_id": 8, "category_id": 5, "bbox": [10, 10, 50, 50]},
         ],
     }
@@ -122,7 +121,8 @@ def test_voc_scores_from_any_folder_in_both_forms(folder: Path, form: list[str])
     check_half_found(content)
     assert (content["format"], content["protocol"]) == ("voc", "voc2007-11-points")
     heads = ["id", "name", "ap", "positives", "detections", "true_positives", "false_positives"]
-    assert list(content["classes"][0]) == [*heads, "ignored", "recall"]
+    heads += ["ignored", "recall", "best_f1", "best_threshold"]
+    assert list(content["classes"][0]) == heads
     assert "mean AP     0.500" in done.stdout
     assert done.stdout.splitlines()[-1] == "written to scores/scores.json"
 
@@ -170,13 +170,21 @@ COCO = ("format=coco", "annotations=instances.json", "out=scores")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "set annotations=..., format=..., out=..., predictions=...; --help explains"),
+        ((), "set format=..., out=..., predictions=...; --help explains"),
         (("fromat=coco",), "fromat"),
         ((*COCO, "predictions=absent.json"), "absent.json: No such file"),
         ((*COCO, "predictions=cut.json"), "cut.json, line 1, column"),
-        ((*VOC, "image_list=list.txt"), f"holds no comp4_det_test_{VOC_CLASSES[0]}.txt"),
-        (VOC, "format=voc needs image_list=FILE"),
-        (("format=png", "predictions=a", "annotations=b", "out=c"), "choose ilsvrc, coco or voc"),
+        ((*VOC, "image_list=list.txt", "classes=owl.txt"), "holds no comp4_det_test_owl.txt"),
+        (VOC, "format=voc needs image_list=..., the name of one image a line"),
+        ((*COCO[:1], "predictions=a", "out=b"), "format=coco needs annotations=..., the instances"),
+        ((*VOC, "image_list=list.txt", "bootstrap=-1"), "bootstrap=-1 seed=0: give numbers from 0"),
+        ((*VOC, "image_list=list.txt", "photos=absent"), "photos=absent: is no folder"),
+        ((*VOC, "image_list=list.txt", "repair=[xyxy]"), "is for format=coco alone"),
+        ((*VOC, "image_list=list.txt", "drop=[typo]"), "drop: no choice 'typo'; there are"),
+        (
+            ("format=png", "predictions=a", "annotations=b", "out=c"),
+            "choose one of ilsvrc, coco, voc, clsloc",
+        ),
         (
             (*VOC, "image_list=list.txt", "classes=names.txt", "voc_metric=2012"),
             "VOC metric '2012': choose one of 2007, 2010",
@@ -186,6 +194,7 @@ COCO = ("format=coco", "annotations=instances.json", "out=scores")
 def test_a_wrong_request_ends_with_status_2_and_a_clear_line(
     run: Run, folder: Path, arguments: tuple[str, ...], message: str
 ) -> None:
+    (folder / "owl.txt").write_text("owl\ncat\n")
     (folder / "cut.json").write_text('[{"image_id": 9, "category')
     done = run(folder, *arguments)
     assert done.returncode == 2

@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from detect.config import ConfigError, check_keys
+from detect.data.problems import InputError
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 
@@ -60,5 +61,6 @@ def answer(tool: str, request: Callable[[], int], busy: type[Exception]) -> int:
 
 
 def _refuse(tool: str, error: BaseException) -> int:
-    print(f"{tool}: {' '.join(str(error).split())}", file=sys.stderr)
+    lines = str(error).splitlines() if isinstance(error, InputError) else [str(error)]
+    print(f"{tool}:", "\n".join(" ".join(line.split()) for line in lines), file=sys.stderr)
     return 2
