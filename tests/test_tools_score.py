@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from detect.detections import Detections
 from detect.results import ImageResult, write_results
@@ -235,3 +236,120 @@ def test_the_devkits_demo_prints_its_means(run: Run, shared_dir: Path, tmp_path:
     assert "mean AP 0.590" in lines
     assert "median AP 0.601" in lines
     assert f"{scores_of(tmp_path)['mean_ap']:.4f}" == "0.5901"
+
+
+def test_a_report_shows_reasons_curves_and_photos(run: Run, folder: Path) -> None:
+    photos = folder / "photos"
+    photos.mkdir()
+    Image.new("RGB", (90, 90), "navy").save(photos / "c.png")
+    files = ("predictions=run/voc", "annotations=xml", "image_list=list.txt", "classes=names.txt")
+    extra = ("report=true", "bootstrap=20", "photos=photos")
+    done = run(folder, "format=voc", *files, *extra, "out=scores")
+    assert (done.returncode, done.stderr) == (0, "")
+    out = sorted(path.name for path in (folder / "scores").iterdir())
+    assert out == ["curves.npz", "curves.png", "curves.svg", "report.html", "scores.json"]
+    content = json.loads((folder / "scores" / "scores.json").read_text())
+    assert content["bootstrap"] == {"repetitions": 20, "seed": 0, "level": 0.95}
+    low, high = content["mean_ap_interval"]
+    assert low <= content["mean_ap"] <= high
+    assert content["classes"][0]["ap_interval"] == [1, 1]
+    assert done.stdout.splitlines()[-1] == "open scores/report.html"
+    page = (folder / "scores" / "report.html").read_text()
+    assert "data:image/jpeg" in page  # the dog that was missed, on c.png
+
+
+def test_two_submissions_are_compared_on_the_same_draws(run: Run, folder: Path) -> None:
+    (folder / "both").mkdir()
+    for name, line in (("cat", "a b 0.75 11 11 60 60\n"), ("dog", "c 0.5 11 11 60 60\n")):
+        (folder / "both" / f"comp4_det_test_{name}.txt").write_text(line)
+    files = ("annotations=xml", "image_list=list.txt", "predictions=both", "compare=run/voc")
+    outs = []
+    for out in ("one", "two"):
+        done = run(folder, "format=voc", *files, "bootstrap=50", f"out={out}")
+        assert (done.returncode, done.stderr) == (0, "")
+        outs.append((folder / out / "scores.json").read_bytes())
+    assert outs[0] == outs[1]  # the same seed, the same draws
+    content = json.loads(outs[0])
+    assert content["difference"]["value"] == 0.5
+    by_name = {found["name"]: found["difference"] for found in content["classes"]}
+    assert (by_name["cat"]["value"], by_name["dog"]["value"]) == (0, 1)
+    assert "+0.500 mean AP to run/voc" in done.stdout
+    assert "classes that differ beyond the draws' 95%: dog +1.000" in done.stdout
+
+
+def test_wrong_predictions_are_named_and_dropped_on_request(run: Run, folder: Path) -> None:
+    (folder / "mine.txt").write_text(
+        "2 2 0.75 11 11 60 60\n2 9 0.5 1 1 2 2\n1 2 nan 1 1 2 2\n7 x\n"
+    )
+    files = ("predictions=mine.txt", "annotations=wnid xml", "image_list=list_ids.txt")
+    request = ("format=ilsvrc", *files, "classes=map.txt", "out=scores")
+    done = run(folder, *request)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    for line, words in zip(
+        lines,
+        (
+            ("line 4: '7 x' is not 'image_id class_id", "drop=[malformed]"),
+            ("line 3: '1 2 nan 1 1 2 2' holds a number that is not finite", "drop=[not_finite]"),
+            ("line 2: class id 9 is none of the classes", "drop=[unknown_class]"),
+        ),
+        strict=True,
+    ):
+        assert all(word in line for word in ("mine.txt", *words))
+    done = run(folder, *request, "drop=[malformed,not_finite,unknown_class]")
+    assert done.returncode == 0
+    assert done.stdout.count("1 left out") == 3
+    check_half_found(scores_of(folder))
+
+
+def test_everything_wrong_in_all_files_is_told_at_once(run: Run, folder: Path) -> None:
+    (folder / "mine.txt").write_text("9 2 0.75 11 11 60 60\n")
+    (folder / "list_ids.txt").write_text("c 1\na b 2\nghost 3\n")
+    files = ("predictions=mine.txt", "annotations=wnid xml", "image_list=list_ids.txt")
+    done = run(folder, "format=ilsvrc", *files, "classes=map.txt", "out=scores")
+    assert done.returncode == 2
+    assert "ghost.xml is not there" in done.stderr
+    assert "image id 9 is not in the image list" in done.stderr
+
+
+def test_an_empty_submission_scores_zero_and_says_so(run: Run, folder: Path) -> None:
+    (folder / "mine.txt").write_text("")
+    files = ("predictions=mine.txt", "annotations=wnid xml", "image_list=list_ids.txt")
+    done = run(folder, "format=ilsvrc", *files, "classes=map.txt", "out=scores")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert scores_of(folder)["mean_ap"] == 0
+    assert "mine.txt: holds no detection" in done.stdout
+
+
+def test_classification_and_localisation_are_scored(run: Run, folder: Path) -> None:
+    (folder / "guesses.txt").write_text("1 11 11 60 60 2 1 1 5 5\n1 1 1 5 5 2 11 11 60 60\n")
+    (folder / "truth.txt").write_text("1\n2\n")
+    files = ("predictions=guesses.txt", "ground_truth=truth.txt", "annotations=wnid xml")
+    lists = ("image_list=order.txt", "classes=map.txt")
+    (folder / "order.txt").write_text("c\na b\n")
+    done = run(folder, "format=clsloc", *files, *lists, "boxes=true", "out=scores")
+    assert (done.returncode, done.stderr) == (0, "")
+    content = scores_of(folder)
+    assert (content["format"], content["top1_error"], content["top5_error"]) == ("clsloc", 0.5, 0)
+    assert content["localisation_error"] == 0
+    done = run(folder, "format=clsloc", *files, *lists, "report=true", "out=scores")
+    assert "format=clsloc has no compare, report and bootstrap" in done.stderr
+
+
+def test_coco_ground_truth_with_id_0_is_refused_or_repaired(run: Run, folder: Path) -> None:
+    truth = json.loads((folder / "instances.json").read_text())
+    for i, annotation in enumerate(truth["annotations"]):
+        annotation["id"] = i
+    (folder / "zero.json").write_text(json.dumps(truth))
+    request = ("format=coco", "annotations=zero.json", "predictions=run/detections.json")
+    done = run(folder, *request, "out=scores")
+    assert done.returncode == 2
+    assert "zero.json, annotations[0]: " in done.stderr
+    assert "repair=[annotation_ids]" in done.stderr
+    for engine in ("numba", "pycocotools"):
+        again = ("repair=[annotation_ids]", f"engine={engine}", "out=scores")
+        done = run(folder, *request, *again)
+        assert (done.returncode, done.stderr) == (0, "")
+        check_half_found(scores_of(folder))
+    assert run(folder, *request, "engine=octave", "out=scores").returncode == 2

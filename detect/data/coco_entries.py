@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detect.data.problems import Kind, Problems
 
+_BLOCK = 500  # entries
 BAD_BOX = "is not [x, y, width, height], finite numbers, none of the sizes negative"
 
 
@@ -66,17 +67,21 @@ def box_columns(
         place: What a message calls the entry of an index.
         scored: Whether a score is needed.
     """
-    try:
-        return _columns(entries, np.arange(len(entries)), scored)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
-        pass  # some entry is wrong: look at each
-    rows = []
-    for row, entry in enumerate(entries):
-        wrong = _wrong_type(entry, kinds, scored)
-        if wrong is None:
-            rows.append(row)
-        else:
-            problems.add(wrong[0], place(row), wrong[1])
+    whole = _try_columns(entries, scored)
+    if whole is not None:
+        return whole
+    rows: list[int] = []
+    for start in range(0, len(entries), _BLOCK):  # few of them need a look at each entry
+        block = range(start, min(start + _BLOCK, len(entries)))
+        if _try_columns(entries[block.start : block.stop], scored) is not None:
+            rows.extend(block)
+            continue
+        for row in block:
+            wrong = _wrong_type(entries[row], kinds, scored)
+            if wrong is None:
+                rows.append(row)
+            else:
+                problems.add(wrong[0], place(row), wrong[1])
     return _columns([entries[row] for row in rows], np.array(rows, dtype=np.intp), scored)
 
 
@@ -148,11 +153,19 @@ def is_real(value: object) -> bool:
 
 
 def _holds_whole(kind: type) -> bool:
-    return issubclass(kind, Integral) and kind is not bool
+    return kind is int or (issubclass(kind, Integral) and kind is not bool)
 
 
 def _holds_real(kind: type) -> bool:
-    return issubclass(kind, Real) and kind is not bool
+    return kind is float or kind is int or (issubclass(kind, Real) and kind is not bool)
+
+
+def _try_columns(entries: Sequence[Any], scored: bool) -> BoxColumns | None:
+    """Put entries into columns; ``None`` if any is of a wrong type."""
+    try:
+        return _columns(entries, np.arange(len(entries)), scored)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        return None
 
 
 def _columns(entries: Sequence[Any], rows: NDArray[np.intp], scored: bool) -> BoxColumns:

@@ -42,7 +42,7 @@ def score_ilsvrc(
         class_names: Names of the classes, ``[C]``.
         blacklist: Pairs ``(image_id, label)`` that are not judged: neither objects nor detections.
         official: Let classes without objects make the mean undefined, as the devkit's code does,
-            in place of leaving them out.
+            in place of leaving them out; it does not look beyond the last class that has objects.
 
     Raises:
         ValueError: If a label is no class, or a score or box is not finite.
@@ -86,6 +86,7 @@ def score_ilsvrc(
         matches=matches,
         rules=_rules(truth, skipped, to_find),
         official=official,
+        num_averaged=int(truth.labels.max(initial=-1)) + 1 if official else None,
     )
 
 

@@ -67,7 +67,9 @@ def read_ilsvrc_predictions(
         InputError: Names the first lines that are malformed, not finite, or of no image or class,
             and how many there are.
     """
-    problems = Problems(str(path), check_choices("drop", drop, DROPPABLE))
+    check_choices("drop", drop, DROPPABLE)
+    # The devkit's code looks for the classes it knows, and passes over the others.
+    problems = Problems(str(path), [*drop, "unknown_class"] if any_score else drop)
     lines = read_number_lines(path, 7, ILSVRC_FORM, problems, any_number=any_score)
     names, notes = read_run_names(path), []
     if names is None:

@@ -79,6 +79,7 @@ class Scores:
         rules: What the numbers rest on: rule, cap, blacklist, images, classes averaged over.
         notes: What else the reader of the numbers has to know, one sentence each.
         official: The official code's own answer also where it is undefined or of no use.
+        num_averaged: Classes that ``official`` means go over, from the first; ``None``: all.
         mean_ap: Mean over the classes with objects, 0..1; ``None`` where no class has any.
         median_ap: Their median, 0..1.
     """
@@ -91,6 +92,7 @@ class Scores:
     rules: str = ""
     notes: tuple[str, ...] = ()
     official: bool = False
+    num_averaged: int | None = None
 
     @property
     def mean_ap(self) -> float | None:
@@ -105,8 +107,9 @@ class Scores:
         return statistics.median(aps) if aps else None
 
     def _averaged(self) -> list[float]:
-        aps = [score.ap for score in self.classes if score.ap is not None]
-        undefined = self.official and self.format != "coco" and len(aps) < len(self.classes)
+        classes = self.classes[: self.num_averaged]
+        aps = [score.ap for score in classes if score.ap is not None]
+        undefined = self.official and self.format != "coco" and len(aps) < len(classes)
         return [] if undefined else aps
 
 
