@@ -84,9 +84,12 @@ def test_voc_classes_are_the_20_in_alphabetical_order() -> None:
     assert list(VOC_CLASSES) == sorted(VOC_CLASSES)
 
 
+@pytest.mark.parametrize("long", [False, True])
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
-def test_an_archive_reads_like_its_folder(tmp_path: Path, mode: str) -> None:
+def test_an_archive_reads_like_its_folder(tmp_path: Path, mode: str, long: bool) -> None:
     bodies = {"a": xml_object("dog", 1, 2, 10, 20), "b c": xml_object("cat", 1, 1, 2, 2), "d": ""}
+    if long:  # such names need extensions of the format
+        bodies["é" * 60] = xml_object("cat", 1, 1, 9, 9)
     root = write_voc_tree(tmp_path / "voc", bodies)
     image_list = root / "ImageSets" / "Main" / "train.txt"
     archive = pack(root / "Annotations", tmp_path / "annotations.tar", mode)

@@ -13,7 +13,8 @@ import math
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
@@ -25,6 +26,7 @@ from defusedxml.ElementTree import ParseError
 
 from detect.data.problems import InputError, Kind, Problems
 
+_BLOCK = 512  # bytes of a tar archive's header
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 BROKEN_ARCHIVE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, tarfile.TarError)
 
@@ -241,15 +243,15 @@ def _archive_reader(archive: Path, names: Sequence[str]) -> Callable[[str], byte
     wanted = {f"{name}.xml" for name in names}
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, "r:*") as tar:
-            for member in tar:
-                key = _wanted_tail(member.name, wanted)
-                content = tar.extractfile(member) if key and member.isfile() else None
-                if key is None or content is None:
+        with tarfile.open(archive, "r:*") as tar:  # refuses what is no archive
+            members = _plain_members(archive) or _members(tar)
+            for path, content in members:
+                key = _wanted_tail(path, wanted)
+                if key is None:
                     continue
                 if key in found:
                     raise InputError(f"{archive}: holds {key} twice; keep one of them")
-                found[key] = content.read()
+                found[key] = content()
     except BROKEN_ARCHIVE as error:
         raise InputError(
             f"{archive}: no complete tar archive ({error}); copy it again, or give a folder"
@@ -260,6 +262,42 @@ def _archive_reader(archive: Path, names: Sequence[str]) -> Callable[[str], byte
         ) from error
 
     return lambda name: found.get(f"{name}.xml")
+
+
+_Member = tuple[str, Callable[[], bytes]]  # path in the archive, and what reads it
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
+    for member in tar:
+        content = tar.extractfile(member) if member.isfile() else None
+        if content is not None:
+            yield member.name, content.read
+
+
+def _plain_members(archive: Path) -> list[_Member] | None:
+    """List the members of a complete archive without extensions; ``None`` if it is another.
+
+    A third of the time of tarfile, which for thousands of small files is most of reading them.
+    """
+    if archive.suffix not in (".tar", ".gz", ".xz"):
+        return None
+    data = memoryview(read_bytes(archive))
+    members: list[_Member] = []
+    start = 0
+    while start + _BLOCK <= len(data):
+        header = bytes(data[start : start + _BLOCK])
+        size = header[124:136].strip(b" \0")
+        if not size and header[:1] == b"\0":
+            return members  # the end
+        kind, prefix = header[156:157], header[345:500].rstrip(b"\0")
+        if kind not in b"05\0" or not size.isdigit() or prefix:  # links, long names, ...
+            return None
+        begin, end = start + _BLOCK, start + _BLOCK + int(size, 8)
+        if kind != b"5":
+            name = header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            members.append((name, partial(bytes, data[begin:end])))
+        start = begin + -(-(end - begin) // _BLOCK) * _BLOCK
+    return None
 
 
 def _wanted_tail(path: str, wanted: set[str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -135,15 +136,19 @@ def _ground_truth(
     annotations: Sequence[XmlAnnotation], image_ids: Collection[int], labels: dict[str, int]
 ) -> GroundTruth:
     """Put annotated objects into columns; objects of other classes are left out."""
-    objects = [[o for o in annotation.objects if o.name in labels] for annotation in annotations]
-    flat = [found for of_image in objects for found in of_image]
-    images = np.arange(len(annotations), dtype=np.int32)
+    kept = [
+        (i, labels[found.name], found)
+        for i, annotation in enumerate(annotations)
+        for found in annotation.objects
+        if found.name in labels
+    ]
+    corners = chain.from_iterable(found.corners for _, _, found in kept)
     return GroundTruth(
         names=tuple(annotation.name for annotation in annotations),
         image_ids=np.fromiter(image_ids, np.int64, len(annotations)),
         sizes=np.array([(a.width, a.height) for a in annotations], np.int64).reshape(-1, 2),
-        images=np.repeat(images, [len(of_image) for of_image in objects]),
-        labels=np.array([labels[found.name] for found in flat], dtype=np.int32),
-        corners=np.array([found.corners for found in flat], dtype=np.float64).reshape(-1, 4),
-        ignored=np.array([found.difficult for found in flat], dtype=np.bool_),
+        images=np.fromiter((i for i, _, _ in kept), np.int32, len(kept)),
+        labels=np.fromiter((label for _, label, _ in kept), np.int32, len(kept)),
+        corners=np.fromiter(corners, np.float64, 4 * len(kept)).reshape(-1, 4),
+        ignored=np.fromiter((found.difficult for _, _, found in kept), np.bool_, len(kept)),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:  # torch takes longer to load than two million detections to score
     from detect.data.records import Record
@@ -53,13 +53,16 @@ class ScoredBoxes:
 
     @classmethod
     def from_boxes(
-        cls,
-        images: NDArray[np.integer],
-        labels: NDArray[np.integer],
-        scores: NDArray[np.floating],
-        boxes: NDArray[np.floating],
+        cls, images: ArrayLike, labels: ArrayLike, scores: ArrayLike, boxes: ArrayLike
     ) -> ScoredBoxes:
-        """Make columns of half-open ``xyxy`` boxes, ``[N, 4]``."""
+        """Make columns of half-open ``xyxy`` boxes.
+
+        Args:
+            images: Position of each one's image in the ground truth, ``[N]``.
+            labels: Classes from 0, ``[N]``.
+            scores: Confidences, ``[N]``.
+            boxes: Pixels, ``[N, 4]``.
+        """
         return cls(
             np.asarray(images, dtype=np.int32),
             np.asarray(labels, dtype=np.int32),
@@ -99,6 +102,38 @@ class GroundTruth:
     def boxes(self) -> NDArray[np.float64]:
         """Half-open ``xyxy`` pixels of the objects, float64 ``[M, 4]``."""
         return np.subtract(self.corners, _TO_CORNERS, dtype=np.float64)
+
+    @classmethod
+    def from_boxes(
+        cls,
+        images: ArrayLike,
+        labels: ArrayLike,
+        boxes: ArrayLike,
+        *,
+        num_images: int,
+        ignored: ArrayLike | None = None,
+    ) -> GroundTruth:
+        """Make a ground truth of half-open ``xyxy`` boxes; images are named by their positions.
+
+        Args:
+            images: Position of each object's image, ``[M]``.
+            labels: Classes from 0, ``[M]``.
+            boxes: Pixels, ``[M, 4]``.
+            num_images: Images, with and without objects.
+            ignored: Objects that count neither as found nor as missed, ``[M]``; by default none.
+        """
+        of_image = np.asarray(images, dtype=np.int32)
+        order = np.argsort(of_image, kind="stable")
+        none = np.zeros(len(of_image), dtype=np.bool_)
+        return cls(
+            names=tuple(map(str, range(num_images))),
+            image_ids=np.arange(1, num_images + 1),
+            sizes=np.zeros((num_images, 2), dtype=np.int64),
+            images=of_image[order],
+            labels=np.asarray(labels, dtype=np.int32)[order],
+            corners=np.add(np.reshape(boxes, (-1, 4)), _TO_CORNERS, dtype=np.float64)[order],
+            ignored=(none if ignored is None else np.asarray(ignored, dtype=np.bool_))[order],
+        )
 
     @classmethod
     def from_records(cls, records: Sequence[Record]) -> GroundTruth:
