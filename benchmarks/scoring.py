@@ -53,7 +53,8 @@ print(json.dumps([float(value) for value in list(evaluation.stats)[:12]]))
 def run(command: Sequence[str]) -> tuple[float, float, str]:
     """Run a command; return its seconds, peak memory in MB and output."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)

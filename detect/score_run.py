@@ -14,7 +14,7 @@ from detect.score_settings import ScoreConfig
 
 if TYPE_CHECKING:  # each format is loaded where it is asked for
     from detect.scoring.bootstrap import Difference, Interval, Intervals
-    from detect.scoring.clsloc import ClsLocScores
+    from detect.scoring.clsloc_scores import ClsLocScores
     from detect.scoring.scores import Scores
 
     Differences = tuple[Difference | None, tuple[Difference | None, ...]]
@@ -62,11 +62,11 @@ def score_and_write(settings: ScoreConfig, progress: Progress) -> str:
     check_settings(settings)
     out = Path(settings.out)
     if settings.format == "clsloc":
-        from detect.scoring import clsloc
+        from detect.scoring import clsloc_scores
 
         errors = score_clsloc(settings)
-        _write_json(out / "scores.json", clsloc.to_json(errors))
-        return f"{clsloc.format_table(errors)}\nwritten to {out / 'scores.json'}"
+        _write_json(out / "scores.json", clsloc_scores.to_json(errors))
+        return f"{clsloc_scores.format_table(errors)}\nwritten to {out / 'scores.json'}"
 
     from detect.scoring.scores import format_table, to_json
 
@@ -150,7 +150,7 @@ def score_detections(settings: ScoreConfig, predictions: Path) -> Scores:
 
 def score_clsloc(settings: ScoreConfig) -> ClsLocScores:
     """Score a submission to classification and localisation."""
-    from detect.scoring.clsloc import score_clsloc_files
+    from detect.scoring.clsloc_files import score_clsloc_files
 
     return score_clsloc_files(
         Path(settings.predictions),

@@ -17,6 +17,9 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README, re.M)
 SNIPPETS = re.findall(r"^```python\n(.+?)^```$", README, re.M | re.S)
+DOCS_SNIPPETS = re.findall(
+    r"^```python\n(.+?)^```$", (ROOT / "docs" / "scoring.md").read_text(), re.M | re.S
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +61,11 @@ def add_data(folder: Path, shared: Path) -> None:
     for split in ("train", "val"):
         names = (shared / f"data/voc2007/ImageSets/Main/{split}.txt").read_text().split()[:2]
         (voc / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    (folder / "ILSVRC").mkdir()
     for path in (shared / "data" / "ilsvrc_det").iterdir():
-        (folder / path.name).symlink_to(path)
-    packed = lzma.decompress((folder / "demo.val.pred.det.txt.xz").read_bytes())
-    (folder / "demo.val.pred.det.txt").write_bytes(packed)
+        (folder / "ILSVRC" / path.name).symlink_to(path)
+    packed = lzma.decompress((folder / "ILSVRC" / "demo.val.pred.det.txt.xz").read_bytes())
+    (folder / "ILSVRC" / "demo.val.pred.det.txt").write_bytes(packed)
     write_caffemodel(folder / "bvlc_googlenet.caffemodel", shared)
 
 
@@ -82,6 +86,7 @@ def write_caffemodel(path: Path, shared: Path) -> None:
 def test_there_is_something_to_test() -> None:
     assert len(COMMANDS) >= 8
     assert len(SNIPPETS) == 2
+    assert len(DOCS_SNIPPETS) == 1
     used = {word for command in COMMANDS for word in command.split() if word.startswith("tools/")}
     tools = {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")}
     assert tools - used <= {"tools/progress.py", "tools/command_line.py"}
@@ -114,6 +119,8 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
     if "--anchor-python" in command:  # without the others, which that environment has
         command = command.partition(" --anchor-python")[0]
         command = command.replace("--quality", "--photos 1 --threads 1 --presets fast")
+    if "benchmarks/scoring.py" in command:
+        command = command.replace("--coco", "--runs 1 --detections 1000")
     if "large_photo.py" in command:
         command += " --megapixels 0.2"
     if "propose.py recall" in command:
@@ -141,6 +148,11 @@ def test_python_runs(number: int, workplace: Path) -> None:
         check=True,
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
     )
+
+
+@pytest.mark.parametrize("code", DOCS_SNIPPETS)
+def test_python_of_the_docs_runs(code: str) -> None:
+    exec(code, {})
 
 
 def test_every_file_the_readme_names_exists() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from detect.data.problems import InputError, Kind, Problems
 from detect.data.records import Record, object_tensors
 from detect.data.sources import XmlAnnotation, first_repeated, read_annotations, read_lines
 
 NUM_DET_CLASSES = 200
+NUM_CLSLOC_CLASSES = 1000
 NO_LIST_LINE = Kind("no_list_line", "is not 'name id'", "write the id last, as a number")
 ID_0 = Kind("id_0", "has id 0", "image ids are 1-based")
 REPEATED_NAME = Kind("repeated_name", "is listed a second time", "keep one of the lines")
@@ -118,23 +122,30 @@ def read_image_list(path: Path) -> dict[str, int]:
 
 
 def read_synsets(path: Path) -> Synsets:
-    """Read the classes from the devkit's meta_det.mat, or from text lines ``wnid id name``.
+    """Read the classes of DET from the devkit's meta_det.mat, or from lines ``wnid id name``.
 
-    Of meta_det.mat the first 200 synsets are the classes; the rest are their ancestors.
+    Of meta_det.mat the synsets with ids up to 200 are the classes; the rest are their ancestors.
 
     Raises:
         InputError: If the file is malformed or the ids are not 1, 2, 3, ...
     """
-    rows = _mat_rows(path) if path.suffix == ".mat" else _text_rows(path)
-    rows.sort()
-    if not rows or [row[0] for row in rows] != list(range(1, len(rows) + 1)):
-        raise InputError(
-            f"{path}: class ids must be 1, 2, 3, ... without gaps, found {[r[0] for r in rows]}"
-        )
-    synsets = Synsets(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
-    if (repeated := first_repeated(synsets.wnids)) is not None:
-        raise InputError(f"{path}: lists {repeated!r} twice; keep one of them")
-    return synsets
+    if path.suffix == ".mat":
+        return _synsets(path, _mat_rows(path, "meta_det.mat", r"ILSVRC\d+_DET_ID", NUM_DET_CLASSES))
+    return _synsets(path, _text_rows(path))
+
+
+def read_clsloc_synsets(path: Path) -> Synsets:
+    """Read the classes of CLS-LOC from the devkit's meta_clsloc.mat, or from text lines.
+
+    Of meta_clsloc.mat (or meta.mat of 2012) the synsets with ids up to 1000 are the classes; they
+    need not come first.
+
+    Raises:
+        InputError: As ``read_synsets``.
+    """
+    if path.suffix == ".mat":
+        return _synsets(path, _mat_rows(path, "meta_clsloc.mat", r"ILSVRC\d+_ID", NUM_CLSLOC_CLASSES))
+    return _synsets(path, _text_rows(path))
 
 
 def read_blacklist(path: Path, synsets: Synsets) -> frozenset[tuple[int, int]]:
@@ -172,17 +183,40 @@ def _text_rows(path: Path) -> list[tuple[int, str, str]]:
     return rows
 
 
-def _mat_rows(path: Path) -> list[tuple[int, str, str]]:
+def _mat_rows(path: Path, file: str, id_field: str, last: int) -> list[tuple[int, str, str]]:
+    """Return id, WordNet id and name of the synsets up to an id."""
     import scipy.io  # takes a fifth of a second, and is for this file alone
     from scipy.io.matlab import MatReadError
 
     cut_off = NotImplementedError, LookupError, ValueError, TypeError, EOFError, zlib.error
     try:
-        synsets = scipy.io.loadmat(str(path), squeeze_me=True)["synsets"][:NUM_DET_CLASSES]
-        fields = synsets.dtype.names
-        id_field = next(name for name in fields if name.endswith("_DET_ID"))
-        return [(int(row[id_field]), str(row["WNID"]), str(row["name"])) for row in synsets]
+        synsets = np.atleast_1d(scipy.io.loadmat(str(path), squeeze_me=True)["synsets"])
+        fields = synsets.dtype.names or ()
+        field = next(name for name in fields if re.fullmatch(id_field, name))
+        name = next(name for name in ("name", "words") if name in fields)
+        return [
+            (int(row[field]), str(row["WNID"]), str(row[name]))
+            for row in synsets
+            if row[field] <= last
+        ]
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give meta_det.mat") from error
+        raise InputError(f"{path}: {error.strerror or error}; give the devkit's file") from error
     except (MatReadError, StopIteration, *cut_off) as error:
-        raise InputError(f"{path}: not the devkit's meta_det.mat ({error!r})") from error
+        raise InputError(
+            f"{path}: is not the devkit's {file} ({error!r}); copy it again, or give lines "
+            "'wnid id name'"
+        ) from error
+
+
+def _synsets(path: Path, rows: list[tuple[int, str, str]]) -> Synsets:
+    rows.sort()
+    wrong = [row[0] for i, row in enumerate(rows, start=1) if row[0] != i]
+    if wrong or not rows:
+        raise InputError(
+            f"{path}: class ids must be 1, 2, 3, ... once each; found {len(rows)} classes"
+            + (f", and {wrong[0]} out of turn; correct the list" if wrong else "; name them")
+        )
+    synsets = Synsets(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
+    if (repeated := first_repeated(synsets.wnids)) is not None:
+        raise InputError(f"{path}: lists {repeated!r} twice; keep one of them")
+    return synsets

@@ -7,28 +7,15 @@ localised if the box of such a guess overlaps one of the image's objects by an I
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.data.problems import InputError, Kind, Problems
-from detect.data.sources import read_annotations
-from detect.scoring.clsloc_files import (
-    GUESSES,
-    NO_GUESS,
-    NUM_CLASSES,
-    Guesses,
-    read_clsloc_synsets,
-    read_guesses,
-    read_image_blacklist,
-    read_image_labels,
-    read_image_names,
-)
+from detect.data.problems import Kind, Problems
+from detect.scoring.clsloc_guesses import NO_GUESS, Guesses
+from detect.scoring.clsloc_scores import GUESSES, ClsLocClass, ClsLocScores, Errors
 
-DROPPABLE = ("malformed", "unknown_class", "not_finite", "no_boxes")
 IOU_THRESHOLD = 0.5
 NO_BOXES = Kind(
     "no_boxes",
@@ -36,8 +23,6 @@ NO_BOXES = Kind(
     "correct its annotation, blacklist it, or leave such images out of localisation with "
     "drop=[no_boxes]",
 )
-
-Errors = tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -60,53 +45,6 @@ class ClsLocTruth:
     images: NDArray[np.int32] | None = None
     corners: NDArray[np.float64] | None = None
     source: str = "annotations"
-
-
-@dataclass(frozen=True)
-class ClsLocClass:
-    """How often the images of one class were got wrong.
-
-    Attributes:
-        id: The class's number in the files, from 1.
-        name: Its name.
-        images: Its images.
-        top1_error: Share of them whose first guess is of another class, 0..1; ``None`` without any.
-        top5_error: Share of them whose first five guesses are of other classes.
-        localisation_error: Share of those not left out that none of five guesses localises;
-            ``None`` without any, or where boxes were not judged.
-    """
-
-    id: int
-    name: str
-    images: int
-    top1_error: float | None
-    top5_error: float | None
-    localisation_error: float | None
-
-
-@dataclass(frozen=True)
-class ClsLocScores:
-    """How often images were got wrong.
-
-    Attributes:
-        format: ``clsloc``.
-        protocol: ``ilsvrc-clsloc``.
-        num_images: Images, all of which count for classification.
-        num_localised: Images that count for localisation; 0 where boxes were not judged.
-        classification: Error with the first 1, 2, ... 5 guesses, 0..1; ``None`` without images.
-        localisation: Likewise; ``None`` as a whole where boxes were not judged.
-        classes: One entry a class, in the order of the ids, ``[C]``.
-        notes: What else the reader of the numbers has to know, one sentence each.
-    """
-
-    format: str
-    protocol: str
-    num_images: int
-    num_localised: int
-    classification: Errors
-    localisation: Errors | None
-    classes: tuple[ClsLocClass, ...]
-    notes: tuple[str, ...] = ()
 
 
 def score_clsloc(
@@ -160,111 +98,6 @@ def score_clsloc(
         classes=_classes(class_names, truth.labels, classified, localised, judged),
         notes=tuple(notes),
     )
-
-
-def score_clsloc_files(
-    predictions: Path,
-    image_list: Path | None,
-    ground_truth: Path,
-    annotations: Path | None = None,
-    classes: Path | None = None,
-    blacklist: Path | None = None,
-    *,
-    drop: Collection[str] = (),
-    official: bool = False,
-    boxes: bool | None = None,
-) -> ClsLocScores:
-    """Score a submission file.
-
-    Args:
-        predictions: One line an image: up to five of ``label xmin ymin xmax ymax``, or for
-            classification alone of bare labels; ``read_guesses`` says how they are told apart.
-        image_list: Lines ``name id`` or ``name``, in the order of the lines of the other files;
-            ``None`` for ILSVRC2012_val_00000001 and so on.
-        ground_truth: One class id a line.
-        annotations: Folder or tar archive of the XML files; blacklisted images need none. Without
-            it, localisation is left out.
-        classes: meta_clsloc.mat, or lines ``wnid id name``. Without it, the classes are 1..1000,
-            named by their ids, and localisation cannot be judged.
-        blacklist: Positions of the images that localisation leaves out, one a line.
-        drop: What to count as wrong guesses, of ``malformed``, ``unknown_class``, ``not_finite``;
-            ``no_boxes`` leaves images without a box of their class out of localisation.
-        official: Judge as the devkit does where it gives a number: it takes guesses of unknown
-            classes for wrong, and images without a box of their class unless it has to judge one.
-        boxes: Whether guesses have boxes; ``None`` to find out.
-
-    Raises:
-        InputError: If a file is missing or malformed, or files do not belong together.
-    """
-    unknown = [name for name in drop if name not in DROPPABLE]
-    if unknown:
-        raise InputError(f"drop=[{', '.join(unknown)}]: choose of {', '.join(DROPPABLE)}")
-    synsets = read_clsloc_synsets(classes) if classes else None
-    class_names = synsets.names if synsets else tuple(map(str, range(1, NUM_CLASSES + 1)))
-    labels = read_image_labels(ground_truth, len(class_names))
-    names = read_image_names(image_list, len(labels))
-    blacklisted = read_image_blacklist(blacklist, len(labels))
-    accepted = {*drop, "unknown_class"} if official else drop
-    guesses, notes = read_guesses(
-        predictions, len(labels), len(class_names), drop=accepted, boxes=boxes
-    )
-    truth = ClsLocTruth(names, labels, blacklisted)
-    if annotations is not None and guesses.corners is not None:
-        if synsets is None:
-            raise InputError(
-                f"{annotations}: names classes by WordNet id; give the class list that has them, "
-                "classes=meta_clsloc.mat"
-            )
-        truth = _with_objects(truth, annotations, synsets.wnids)
-    scores = score_clsloc(guesses, truth, class_names, drop=drop, official=official)
-    return replace(scores, notes=(*notes, *scores.notes))
-
-
-def to_json(scores: ClsLocScores) -> dict[str, Any]:
-    """Return what scores.json holds; undefined numbers are ``None``."""
-    localisation = scores.localisation or (None,) * GUESSES
-    errors = zip(scores.classification, localisation, strict=True)
-    return {
-        "format": scores.format,
-        "protocol": scores.protocol,
-        "top1_error": scores.classification[0],
-        "top5_error": scores.classification[-1],
-        "localisation_error": localisation[-1],
-        "errors": [
-            {"guesses": k, "classification": named, "localisation": found}
-            for k, (named, found) in enumerate(errors, start=1)
-        ],
-        "classes": [asdict(entry) for entry in scores.classes],
-        "notes": list(scores.notes),
-    }
-
-
-def format_table(scores: ClsLocScores) -> str:
-    """Return the devkit's table for people: one line a number of guesses, then the notes."""
-    localisation = scores.localisation or (None,) * GUESSES
-    lines = ["# guesses vs clsloc error vs cls-only error"]
-    for k, errors in enumerate(zip(localisation, scores.classification, strict=True), start=1):
-        cells = ("-" if error is None else f"{error:.4f}" for error in errors)
-        lines.append(f"{k:>9}" + "".join(f"{cell:>10}" for cell in cells))
-    lines.append("")
-    judged = f", {scores.num_localised} of them judged for localisation" * bool(scores.localisation)
-    return "\n".join([*lines, f"{scores.num_images} images{judged}", *scores.notes])
-
-
-def _with_objects(truth: ClsLocTruth, annotations: Path, wnids: Sequence[str]) -> ClsLocTruth:
-    """Read the objects of the images' own classes; blacklisted images stay without."""
-    judged = np.ones(len(truth.names), bool) if truth.blacklisted is None else ~truth.blacklisted
-    positions = np.flatnonzero(judged).tolist()
-    found = read_annotations(annotations, [truth.names[i] for i in positions])
-    objects = [
-        (i, *entry.corners)
-        for i, annotation in zip(positions, found, strict=True)
-        for entry in annotation.objects
-        if entry.name == wnids[truth.labels[i]]
-    ]
-    table = np.array(objects, dtype=np.float64).reshape(-1, 5)
-    images, corners = table[:, 0].astype(np.int32), table[:, 1:]
-    return replace(truth, images=images, corners=corners, source=str(annotations))
 
 
 def _checked_labels(guesses: Guesses, truth: ClsLocTruth, num_classes: int) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""The files of ILSVRC's classification and localisation task (CLS-LOC), every line checked.
+"""Score the files of ILSVRC's classification and localisation task (CLS-LOC).
 
 Formats as in sections 3.1 to 3.3 of the ILSVRC 2014 devkit's readme. Predictions, labels and names
 of images share one order: the number of the line is all that ties them together.
@@ -7,105 +7,82 @@ of images share one order: the number of the line is all that ties them together
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.data.ilsvrc import Synsets, read_synsets
+from detect.data.ilsvrc import NUM_CLSLOC_CLASSES, read_clsloc_synsets
 from detect.data.problems import InputError, Kind, Problems
-from detect.data.sources import first_repeated, read_lines, read_text
+from detect.data.sources import first_repeated, read_annotations, read_lines, read_text
+from detect.scoring.clsloc import ClsLocTruth, score_clsloc
+from detect.scoring.clsloc_guesses import read_guesses
+from detect.scoring.clsloc_scores import ClsLocScores
 
-GUESSES = 5  # guesses of an image that count
-NUM_CLASSES = 1000  # the synsets with higher ids are their ancestors
-NO_GUESS = -1
-
-_BOX_FORM = "'label xmin ymin xmax ymax', once for each guess"
-_LABEL_FORM = "a list of labels"
-_HALF, _NEARLY_ALL = 0.5, 0.9  # see read_guesses
+DROPPABLE = ("malformed", "unknown_class", "not_finite", "no_boxes")
 
 
-@dataclass(frozen=True)
-class Guesses:
-    """What was guessed for every image, best first.
-
-    Attributes:
-        labels: Classes from 0; ``NO_GUESS``, which may stand anywhere, is never right, int32
-            ``[I, K]``.
-        corners: 1-based inclusive ``xmin, ymin, xmax, ymax``, float64 ``[I, K, 4]``; ``None`` where
-            only classes were guessed.
-    """
-
-    labels: NDArray[np.int32]
-    corners: NDArray[np.float64] | None = None
-
-
-def read_guesses(
-    path: Path,
-    num_images: int,
-    num_classes: int = NUM_CLASSES,
+def score_clsloc_files(
+    predictions: Path,
+    image_list: Path | None,
+    ground_truth: Path,
+    annotations: Path | None = None,
+    classes: Path | None = None,
+    blacklist: Path | None = None,
     *,
     drop: Collection[str] = (),
+    official: bool = False,
     boxes: bool | None = None,
-) -> tuple[Guesses, tuple[str, ...]]:
-    """Read predictions: one line an image, the best guess first; a blank line guesses nothing.
-
-    A guess is ``label xmin ymin xmax ymax``; in a file for classification alone it is a bare label.
-    Labels are ILSVRC ids from 1, which do not follow the order of the WordNet ids as the classes of
-    torchvision's networks do. Which form it is, the file as a whole tells, unless ``boxes`` does:
-
-    - Boxes, if at least half of the lines have a multiple of five numbers, and of all groups of
-      five at least 9 in 10 have ``xmin <= xmax`` and ``ymin <= ymax``. Of labels without any order,
-      1 in 4 groups does.
-    - Labels, if at least half of the lines have at most five numbers, at least 9 in 10 numbers are
-      whole, and either fewer than half of the lines have a multiple of five numbers, or at most
-      half of the groups are such boxes.
-    - Anything else is refused.
+) -> ClsLocScores:
+    """Score a submission file.
 
     Args:
-        path: The file, plain, .gz or .xz.
-        num_images: Number of lines it must have; blank ones after them do no harm.
-        num_classes: Labels are 1..num_classes.
-        drop: What to count as wrong guesses, of ``malformed``, ``unknown_class``, ``not_finite``; a
-            malformed line has no guesses.
-        boxes: Whether guesses have boxes.
-
-    Returns:
-        The guesses, ``[I, 5]``, and notes for the reader of the scores.
+        predictions: One line an image: up to five of ``label xmin ymin xmax ymax``, or for
+            classification alone of bare labels; ``read_guesses`` says how they are told apart.
+        image_list: Lines ``name id`` or ``name``, in the order of the lines of the other files;
+            ``None`` for ILSVRC2012_val_00000001 and so on.
+        ground_truth: One class id a line.
+        annotations: Folder or tar archive of the XML files; blacklisted images need none. Without
+            it, localisation is left out.
+        classes: meta_clsloc.mat, or lines ``wnid id name``. Without it, the classes are 1..1000,
+            named by their ids, and localisation cannot be judged.
+        blacklist: Positions of the images that localisation leaves out, one a line.
+        drop: What to count as wrong guesses, of ``malformed``, ``unknown_class``, ``not_finite``;
+            ``no_boxes`` leaves images without a box of their class out of localisation.
+        official: Judge as the devkit does where it gives a number: it takes guesses of unknown
+            classes for wrong, and images without a box of their class unless it has to judge one.
+        boxes: Whether guesses have boxes; ``None`` to find out.
 
     Raises:
-        InputError: If the file is empty, has more or fewer lines, leaves open what it holds, or if
-            a guess is wrong in a way that is not dropped.
+        InputError: If a file is missing or malformed, or files do not belong together.
     """
-    lines = _image_lines(path, num_images)
-    numbers, counts, bad = _parse(lines)
-    notes: list[str] = []
-    if boxes is None:
-        boxes, notes = _has_boxes(path, numbers, counts)
-    form, width = (_BOX_FORM, 5) if boxes else (_LABEL_FORM, 1)
-    bad |= counts % width != 0
-    problems = Problems(str(path), drop, "counted as wrong")
-    malformed = Kind("malformed", f"is not {form}", _remedy("write the line again", "malformed"))
-    problems.add_rows(malformed, bad, lambda i: (f"line {i + 1}", repr(lines[i].strip())))
-    used = np.where(bad, 0, np.minimum(counts, GUESSES * width))
-    surplus = np.flatnonzero(~bad & (used < counts))
-    if len(surplus):
-        notes.append(
-            f"{path}: {len(surplus)} lines have more than {GUESSES} guesses, the first of them "
-            f"line {surplus[0] + 1}; only the first {GUESSES} count"
-        )
-    table = _dense(numbers, counts, used, GUESSES * width).reshape(num_images, GUESSES, width)
-    there = np.arange(GUESSES) < (used // width)[:, None]  # [I, 5]
-    guesses = _check(table, there, num_classes, problems)
-    problems.raise_if_any()
-    return guesses, (*notes, *problems.notes(), *_inverted(path, guesses))
+    unknown = [name for name in drop if name not in DROPPABLE]
+    if unknown:
+        raise InputError(f"drop=[{', '.join(unknown)}]: choose of {', '.join(DROPPABLE)}")
+    synsets = read_clsloc_synsets(classes) if classes else None
+    class_names = synsets.names if synsets else tuple(map(str, range(1, NUM_CLSLOC_CLASSES + 1)))
+    labels = read_image_labels(ground_truth, len(class_names))
+    names = read_image_names(image_list, len(labels))
+    blacklisted = read_image_blacklist(blacklist, len(labels))
+    accepted = {*drop, "unknown_class"} if official else drop
+    guesses, notes = read_guesses(
+        predictions, len(labels), len(class_names), drop=accepted, boxes=boxes
+    )
+    truth = ClsLocTruth(names, labels, blacklisted)
+    if annotations is not None and guesses.corners is not None:
+        if synsets is None:
+            raise InputError(
+                f"{annotations}: names classes by WordNet id; give the class list that has them, "
+                "classes=meta_clsloc.mat"
+            )
+        truth = _with_objects(truth, annotations, synsets.wnids)
+    scores = score_clsloc(guesses, truth, class_names, drop=drop, official=official)
+    return replace(scores, notes=(*notes, *scores.notes))
 
 
-def read_image_labels(path: Path, num_classes: int = NUM_CLASSES) -> NDArray[np.int32]:
+def read_image_labels(path: Path, num_classes: int = NUM_CLSLOC_CLASSES) -> NDArray[np.int32]:
     """Read the class of every image, one id from 1 a line.
 
     Returns:
@@ -160,27 +137,6 @@ def read_image_names(path: Path | None, num_images: int) -> tuple[str, ...]:
     return names
 
 
-def read_clsloc_synsets(path: Path) -> Synsets:
-    """Read the classes from the devkit's meta_clsloc.mat, or from text lines ``wnid id name``.
-
-    Of meta_clsloc.mat (or meta.mat of 2012) the classes are the synsets with ids up to 1000; they
-    need not come first.
-
-    Raises:
-        InputError: If the file is malformed, or the ids are not 1, 2, 3, ...
-    """
-    if path.suffix != ".mat":
-        return read_synsets(path)
-    rows = sorted(_mat_rows(path))
-    if (ids := [row[0] for row in rows]) != list(range(1, len(ids) + 1)) or not ids:
-        wrong = next((i for i in range(1, len(ids) + 1) if ids[i - 1] != i), 1)
-        raise InputError(
-            f"{path}: ids must be 1, 2, 3, ... once each, and {wrong} is missing or there twice; "
-            "give the devkit's own file"
-        )
-    return Synsets(tuple(row[1] for row in rows), tuple(row[2] for row in rows))
-
-
 def read_image_blacklist(path: Path | None, num_images: int) -> NDArray[np.bool_]:
     """Read the images that localisation leaves out: one position from 1 a line; ``None`` for none.
 
@@ -209,145 +165,23 @@ def read_image_blacklist(path: Path | None, num_images: int) -> NDArray[np.bool_
     return blacklisted
 
 
-def _image_lines(path: Path, num_images: int) -> list[str]:
-    text = read_text(path)
-    if not text:
-        raise InputError(f"{path}: is empty; write one line an image, blank for no guess")
-    lines = text.removesuffix("\n").split("\n")
-    while len(lines) > num_images and not lines[-1].strip():
-        lines.pop()
-    if surplus := len(lines) - num_images:
-        raise InputError(
-            f"{path}: has {len(lines)} lines for {num_images} images, {abs(surplus)} too "
-            f"{'many' if surplus > 0 else 'few'}; write one line an image, in the order of the "
-            "ground truth, blank for no guess"
-        )
-    return lines
-
-
-def _parse(
-    lines: Sequence[str],
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return all numbers, how many each line has, and which lines hold anything else."""
-    rows: list[list[float]] = []
-    bad = np.zeros(len(lines), np.bool_)
-    for i, line in enumerate(lines):
-        try:
-            rows.append([*map(float, line.split())])
-        except ValueError:
-            rows.append([])
-            bad[i] = True
-        if "_" in line:  # to float() a separator of digits
-            rows[i], bad[i] = [], True
-    counts = np.array([len(row) for row in rows], dtype=np.int64)
-    numbers = np.fromiter(chain.from_iterable(rows), np.float64, int(counts.sum()))
-    return numbers, counts, bad
-
-
-def _has_boxes(
-    path: Path, numbers: NDArray[np.float64], counts: NDArray[np.int64]
-) -> tuple[bool, list[str]]:
-    """Tell boxes from bare labels, by the rule that ``read_guesses`` states."""
-    if not len(numbers):
-        return True, []
-    groups = numbers[np.repeat(counts % 5 == 0, counts)].reshape(-1, 5)
-    ordered = (groups[:, 1] <= groups[:, 3]) & (groups[:, 2] <= groups[:, 4])
-    boxes = float(ordered.mean()) if len(ordered) else 0.0
-    fives, short = (np.mean(fits[counts > 0]) for fits in (counts % 5 == 0, counts <= GUESSES))
-    note = "{}: a line of five numbers was taken for {}; if it is not, give boxes={}"
-    if fives >= _HALF and boxes >= _NEARLY_ALL:
-        return True, [note.format(path, "a label and its box", "false")] if short == 1 else []
-    whole = np.mean(numbers == np.floor(numbers))
-    if short >= _HALF and whole >= _NEARLY_ALL and (fives < _HALF or boxes <= _HALF):
-        return False, [note.format(path, "five labels", "true")] if fives == 1 else []
-    raise InputError(
-        f"{path}: its lines are neither clearly {_BOX_FORM}, nor clearly lists of labels: "
-        f"{fives:.0%} of them have a multiple of five numbers, {short:.0%} at most five, and "
-        f"{boxes:.0%} of the groups of five have xmin <= xmax and ymin <= ymax; "
-        "say which with boxes=true or boxes=false"
-    )
-
-
-def _dense(
-    numbers: NDArray[np.float64],
-    counts: NDArray[np.int64],
-    used: NDArray[np.int64],
-    columns: int,
-) -> NDArray[np.float64]:
-    """Put the first ``used`` of the ``counts`` numbers of every line into a table, the rest 0."""
-    columns_of = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
-    table = np.zeros((len(counts), columns))
-    table[np.arange(columns) < used[:, None]] = numbers[columns_of < np.repeat(used, counts)]
-    return table
-
-
-def _check(
-    table: NDArray[np.float64], there: NDArray[np.bool_], num_classes: int, problems: Problems
-) -> Guesses:
-    """Turn numbers, ``[I, 5, width]``, into guesses; wrong ones are ``NO_GUESS``."""
-
-    def describe(n: int) -> tuple[str, str]:
-        image, guess = divmod(n, GUESSES)
-        numbers = " ".join(f"{value:.10g}" for value in table[image, guess])
-        return f"line {image + 1}, guess {guess + 1}", f"'{numbers}'"
-
-    infinite = ~np.isfinite(table).all(axis=2)  # absent guesses are zeros
-    label = table[..., 0]
-    known = (label >= 1) & (label <= num_classes) & (label == np.floor(label))
-    unknown = there & ~infinite & ~known
-    not_finite = _remedy("labels and boxes are finite numbers", "not_finite")
-    problems.add_rows(Kind("not_finite", "is not finite", not_finite), infinite.ravel(), describe)
-    unknown_class = _remedy("ids start at 1, as the class list gives them", "unknown_class")
-    problems.add_rows(
-        Kind("unknown_class", f"has no class id of 1..{num_classes}", unknown_class),
-        unknown.ravel(),
-        describe,
-    )
-    usable = there & ~infinite & ~unknown
-    labels = np.where(usable, label, NO_GUESS + 1).astype(np.int32) - np.int32(1)
-    if table.shape[2] == 1:
-        return Guesses(labels)
-    return Guesses(labels, np.where(usable[..., None], table[..., 1:], 0.0))
-
-
-def _inverted(path: Path, guesses: Guesses) -> list[str]:
-    if guesses.corners is None:
-        return []
-    x1, y1, x2, y2 = np.moveaxis(guesses.corners, -1, 0)
-    images, _ = np.nonzero((x2 < x1) | (y2 < y1))
-    if not len(images):
-        return []
-    return [
-        f"{path}: {len(images)} boxes have xmax < xmin or ymax < ymin and so find nothing, the "
-        f"first in line {images[0] + 1}"
+def _with_objects(truth: ClsLocTruth, annotations: Path, wnids: Sequence[str]) -> ClsLocTruth:
+    """Read the objects of the images' own classes; blacklisted images stay without."""
+    judged = np.ones(len(truth.names), bool) if truth.blacklisted is None else ~truth.blacklisted
+    positions = np.flatnonzero(judged).tolist()
+    found = read_annotations(annotations, [truth.names[i] for i in positions])
+    objects = [
+        (i, *entry.corners)
+        for i, annotation in zip(positions, found, strict=True)
+        for entry in annotation.objects
+        if entry.name == wnids[truth.labels[i]]
     ]
-
-
-def _remedy(what: str, kind: str) -> str:
-    return f"{what}, or count such guesses as wrong with drop=[{kind}]"
+    table = np.array(objects, dtype=np.float64).reshape(-1, 5)
+    images, corners = table[:, 0].astype(np.int32), table[:, 1:]
+    return replace(truth, images=images, corners=corners, source=str(annotations))
 
 
 def _whole(text: str) -> int:
     """Return a whole number, -1 if it is none."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() else -1
-
-
-def _mat_rows(path: Path) -> list[tuple[int, str, str]]:
-    import scipy.io  # takes a fifth of a second, and is for this file alone
-    from scipy.io.matlab import MatReadError
-
-    cut_off = NotImplementedError, LookupError, ValueError, TypeError, EOFError, zlib.error
-    try:
-        synsets = np.atleast_1d(scipy.io.loadmat(str(path), squeeze_me=True)["synsets"])
-        fields = synsets.dtype.names or ()
-        field = next(name for name in fields if re.fullmatch(r"ILSVRC\d+_ID", name))
-        return [
-            (int(row[field]), str(row["WNID"]), str(row["words"]))
-            for row in synsets
-            if row[field] <= NUM_CLASSES
-        ]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give meta_clsloc.mat") from error
-    except (MatReadError, StopIteration, *cut_off) as error:
-        raise InputError(f"{path}: not the devkit's meta_clsloc.mat ({error!r})") from error
