@@ -144,7 +144,8 @@ def read_clsloc_synsets(path: Path) -> Synsets:
         InputError: As ``read_synsets``.
     """
     if path.suffix == ".mat":
-        return _synsets(path, _mat_rows(path, "meta_clsloc.mat", r"ILSVRC\d+_ID", NUM_CLSLOC_CLASSES))
+        rows = _mat_rows(path, "meta_clsloc.mat", r"ILSVRC\d+_ID", NUM_CLSLOC_CLASSES)
+        return _synsets(path, rows)
     return _synsets(path, _text_rows(path))
 
 

@@ -24,6 +24,7 @@ from detect.scoring.average_precision import (
     average_precision,
 )
 from detect.scoring.matches import Matches
+from detect.scoring.matching import overlap
 
 ERRORS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
@@ -256,16 +257,16 @@ def _explain(
         best[:] = 0.0
         best_object[:] = -1
         for j in range(starts[images[i]], starts[images[i] + 1]):
-            overlap = _overlap(corners[i], object_corners[j]) if to_find[j] else 0.0
-            same, reached = labels[i] == object_labels[j], overlap >= thresholds[j]
+            iou = max(0.0, overlap(corners[i], object_corners[j])) if to_find[j] else 0.0
+            same, reached = labels[i] == object_labels[j], iou >= thresholds[j]
             for kind, applies in (
                 (CLASSIFICATION, reached and not same),
                 (LOCALISATION, same),
                 (BOTH, True),  # any object
                 (DUPLICATE, same and reached and taken[j]),
             ):
-                if applies and overlap > best[kind]:
-                    best[kind], best_object[kind] = overlap, j
+                if applies and iou > best[kind]:
+                    best[kind], best_object[kind] = iou, j
         if best_object[DUPLICATE] < 0 and best[LOCALISATION] >= BACKGROUND_THRESHOLD:
             kind = chosen = LOCALISATION
         elif best_object[CLASSIFICATION] >= 0:
@@ -277,15 +278,3 @@ def _explain(
             kind = BOTH if best[BOTH] >= BACKGROUND_THRESHOLD else BACKGROUND
         kinds[i], targets[i], overlaps[i] = kind, best_object[chosen], best[chosen]
     return kinds, targets, overlaps
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _overlap(box: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the IoU of two boxes given by 1-based inclusive corners."""
-    width = min(box[2], other[2]) - max(box[0], other[0]) + 1
-    height = min(box[3], other[3]) - max(box[1], other[1]) + 1
-    if width <= 0 or height <= 0:
-        return 0.0
-    area = (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
-    other_area = (other[2] - other[0] + 1) * (other[3] - other[1] + 1)
-    return float(width * height / (area + other_area - width * height))
