@@ -177,15 +177,15 @@ def _draw_images(
     repetitions = settings.bootstrap or (REPETITIONS if needed else 0)
     if not repetitions or not scores.matches.truth.num_images:
         return None, None
-    from detect.scoring.bootstrap import bootstrap, compare
+    from detect.scoring.bootstrap import bootstrap_differences, bootstrap_intervals
 
     total = repetitions * (1 if second is None else 2)
     with progress(total, "draws") as bar:
         options = {"repetitions": repetitions, "seed": settings.seed, "on_progress": bar.update}
-        intervals = bootstrap(scores.matches, **options)  # type: ignore[arg-type]
+        intervals = bootstrap_intervals(scores.matches, **options)  # type: ignore[arg-type]
         differences = None
         if second is not None:
-            differences = compare(scores.matches, second.matches, **options)  # type: ignore[arg-type]
+            differences = bootstrap_differences(scores.matches, second.matches, **options)  # type: ignore[arg-type]
     return intervals, differences
 
 

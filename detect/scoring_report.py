@@ -80,7 +80,7 @@ def write_report(
         groups: APs of groups of objects, by what they were grouped by.
         intervals: How far the APs may be trusted.
         difference: What the submission has over another: of the mean AP and of each class,
-            ``[C]``, as ``compare`` returns it.
+            ``[C]``, as ``bootstrap_differences`` returns it.
         other: What the page calls that other submission.
         photos: Folder of the images, searched to its depths: the worst errors are shown on them.
             An image that is missing or broken is named in the page. Without a folder the errors

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect.scoring.average_precision import TRUE_POSITIVE, Rule, average_precision
-from detect.scoring.bootstrap import Interval, Intervals, bootstrap, compare
+from detect.scoring.bootstrap import Interval, Intervals, bootstrap_differences, bootstrap_intervals
 from detect.scoring.matches import Matches
 from detect.scoring.tables import GroundTruth, ScoredBoxes
 from detect.scoring.weighted import LANES, WeightedCurves
@@ -92,7 +92,7 @@ def test_intervals_equal_those_of_copied_data_sets(rule: Rule) -> None:
         images = np.random.default_rng((7, repetition)).integers(6, size=6)
         aps.append(class_aps(replicate(matches, np.bincount(images, minlength=6))))
     means = [mean_ap(of_draw) for of_draw in aps]
-    intervals = bootstrap(matches, repetitions=20, seed=7, level=0.8)
+    intervals = bootstrap_intervals(matches, repetitions=20, seed=7, level=0.8)
     assert (intervals.level, intervals.repetitions, intervals.seed) == (0.8, 20, 7)
     expected = [np.nanquantile(column, [0.1, 0.9]) for column in [means, *np.transpose(aps)]]
     for interval, (low, high) in zip(
@@ -109,7 +109,7 @@ def test_the_interval_of_a_recall_is_binomial() -> None:
     matches = matches_of(
         [(i, 0, box) for i in range(400)], [(i, 0, 0.5, box) for i in range(200)], images=400
     )
-    intervals = bootstrap(matches)
+    intervals = bootstrap_intervals(matches)
     assert intervals.mean_ap == intervals.classes[0]
     assert intervals.mean_ap is not None
     assert intervals.mean_ap.low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.005)
@@ -118,14 +118,14 @@ def test_the_interval_of_a_recall_is_binomial() -> None:
 
 def test_threads_and_blocks_change_nothing() -> None:
     matches = random_matches(2, "101 points", levels=2)
-    intervals = bootstrap(matches, repetitions=50, threads=1)
-    assert intervals == bootstrap(matches, repetitions=50, threads=3)
-    assert intervals != bootstrap(matches, repetitions=50, seed=1)
+    intervals = bootstrap_intervals(matches, repetitions=50, threads=1)
+    assert intervals == bootstrap_intervals(matches, repetitions=50, threads=3)
+    assert intervals != bootstrap_intervals(matches, repetitions=50, seed=1)
 
 
 def test_a_class_without_objects_has_no_interval() -> None:
     matches = matches_of([(0, 0, (1, 1, 9, 9))], [(0, 1, 0.5, (1, 1, 9, 9))])
-    assert bootstrap(matches, repetitions=3).classes == (Interval(0.0, 0.0), None)
+    assert bootstrap_intervals(matches, repetitions=3).classes == (Interval(0.0, 0.0), None)
 
 
 def test_a_class_is_left_out_of_draws_without_objects_of_it() -> None:
@@ -136,7 +136,7 @@ def test_a_class_is_left_out_of_draws_without_objects_of_it() -> None:
         [(0, 0, 0.9, box), (1, 0, 0.9, box)],
         images=2,
     )
-    intervals = bootstrap(matches, repetitions=200, level=0.99)
+    intervals = bootstrap_intervals(matches, repetitions=200, level=0.99)
     assert intervals.classes == (Interval(1.0, 1.0), Interval(0.0, 0.0))
     assert intervals.mean_ap == Interval(0.5, 1.0)
 
@@ -158,7 +158,7 @@ def without_some(matches: Matches, share: float = 0.5) -> Matches:
 def test_differences_are_those_of_the_same_draws() -> None:
     first = random_matches(11, images=6, levels=2)
     second = without_some(first)
-    mean, classes = compare(first, second, repetitions=20, seed=3, level=0.8)
+    mean, classes = bootstrap_differences(first, second, repetitions=20, seed=3, level=0.8)
     drawn = []
     for repetition in range(20):
         images = np.random.default_rng((3, repetition)).integers(6, size=6)
@@ -181,7 +181,7 @@ def test_differences_are_those_of_the_same_draws() -> None:
 
 def test_a_detector_is_no_better_than_itself() -> None:
     matches = random_matches(4)
-    mean, classes = compare(matches, matches, repetitions=30)
+    mean, classes = bootstrap_differences(matches, matches, repetitions=30)
     for difference in (mean, *classes):
         assert difference is not None
         assert difference.value == difference.first_better == 0.0
@@ -194,12 +194,12 @@ def test_a_detector_that_finds_more_is_better_in_nearly_all_draws() -> None:
         [(i, 0, box) for i in range(60)], [(i, 0, 0.5, box) for i in range(60)], images=60
     )
     second = without_some(first)
-    mean, _ = compare(first, second, repetitions=100)
+    mean, _ = bootstrap_differences(first, second, repetitions=100)
     assert mean is not None
     assert mean.value == 1 - np.mean(second.outcomes == TRUE_POSITIVE) * len(second.found) / 60
     assert mean.first_better == 1.0
     assert 0 < mean.interval.low < mean.value < mean.interval.high
-    mirrored, _ = compare(second, first, repetitions=100)
+    mirrored, _ = bootstrap_differences(second, first, repetitions=100)
     assert mirrored is not None
     assert (mirrored.value, mirrored.first_better) == (-mean.value, 0.0)
     assert mirrored.interval.low == pytest.approx(-mean.interval.high)
@@ -208,9 +208,9 @@ def test_a_detector_that_finds_more_is_better_in_nearly_all_draws() -> None:
 def test_detectors_on_other_images_or_classes_are_refused() -> None:
     matches = random_matches(0)
     with pytest.raises(ValueError, match=r"different images \(4 and 5\)"):
-        compare(matches, random_matches(0, images=5))
+        bootstrap_differences(matches, random_matches(0, images=5))
     with pytest.raises(ValueError, match="different classes"):
-        compare(matches, replace(matches, class_names=("a", "b", "c")))
+        bootstrap_differences(matches, replace(matches, class_names=("a", "b", "c")))
 
 
 # --- limits
@@ -221,8 +221,8 @@ def test_detectors_on_other_images_or_classes_are_refused() -> None:
 def test_bootstrap_of_nothing(counts: tuple[int, int, int], rule: Rule) -> None:
     images, objects, detections = counts
     matches = random_matches(1, rule, images=images, objects=objects, detections=detections)
-    intervals = bootstrap(matches, repetitions=4)
-    mean, classes = compare(matches, matches, repetitions=4)
+    intervals = bootstrap_intervals(matches, repetitions=4)
+    mean, classes = bootstrap_differences(matches, matches, repetitions=4)
     expected = tuple(Interval(0.0, 0.0) if n else None for n in matches.positives)
     assert intervals == Intervals(0.95, 4, 0, Interval(0, 0) if objects else None, expected)
     assert (mean is not None) == bool(objects)
@@ -231,8 +231,8 @@ def test_bootstrap_of_nothing(counts: tuple[int, int, int], rule: Rule) -> None:
 
 def test_bootstrap_without_classes() -> None:
     matches = replace(random_matches(0, objects=0, detections=0), class_names=())
-    assert bootstrap(matches, repetitions=2) == Intervals(0.95, 2, 0, None, ())
-    assert compare(matches, matches, repetitions=2) == (None, ())
+    assert bootstrap_intervals(matches, repetitions=2) == Intervals(0.95, 2, 0, None, ())
+    assert bootstrap_differences(matches, matches, repetitions=2) == (None, ())
 
 
 @pytest.mark.parametrize(
@@ -246,15 +246,19 @@ def test_bootstrap_without_classes() -> None:
 def test_a_request_that_makes_no_sense_is_refused(wrong: dict[str, float], message: str) -> None:
     matches = random_matches(0)
     with pytest.raises(ValueError, match=message):
-        bootstrap(matches, **wrong)
+        bootstrap_intervals(matches, **wrong)
     with pytest.raises(ValueError, match=message):
-        compare(matches, matches, **wrong)
+        bootstrap_differences(matches, matches, **wrong)
 
 
 def test_progress_is_told_for_each_draw() -> None:
     told = []
-    bootstrap(random_matches(0), repetitions=LANES + 3, on_progress=lambda: told.append(1))
-    compare(*[random_matches(0)] * 2, repetitions=5, on_progress=lambda: told.append(1))
+    bootstrap_intervals(
+        random_matches(0), repetitions=LANES + 3, on_progress=lambda: told.append(1)
+    )
+    bootstrap_differences(
+        *[random_matches(0)] * 2, repetitions=5, on_progress=lambda: told.append(1)
+    )
     assert len(told) == LANES + 3 + 5
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detect.scoring.bootstrap import bootstrap, compare
+    from detect.scoring.bootstrap import bootstrap_differences, bootstrap_intervals
     from detect.scoring.coco import score_coco
     from detect.scoring.errors import analyse_errors
     from detect.scoring.ilsvrc import score_ilsvrc
@@ -24,8 +24,8 @@ _HOMES = {
     "ScoredBoxes": "tables",
     "Scores": "scores",
     "analyse_errors": "errors",
-    "bootstrap": "bootstrap",
-    "compare": "bootstrap",
+    "bootstrap_intervals": "bootstrap",
+    "bootstrap_differences": "bootstrap",
     "format_table": "scores",
     "score_coco": "coco",
     "score_ilsvrc": "ilsvrc",
@@ -36,8 +36,8 @@ __all__ = [
     "ScoredBoxes",
     "Scores",
     "analyse_errors",
-    "bootstrap",
-    "compare",
+    "bootstrap_differences",
+    "bootstrap_intervals",
     "format_table",
     "score_coco",
     "score_ilsvrc",

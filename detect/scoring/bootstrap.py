@@ -62,7 +62,7 @@ class Difference:
     first_better: float
 
 
-def bootstrap(
+def bootstrap_intervals(
     matches: Matches,
     *,
     repetitions: int = 1000,
@@ -94,7 +94,7 @@ def bootstrap(
     return Intervals(level, repetitions, seed, mean, tuple(classes))
 
 
-def compare(
+def bootstrap_differences(
     first: Matches,
     second: Matches,
     *,
