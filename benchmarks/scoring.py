@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # the packages, not this folder's files
 
+from detect.data.annotations import read_annotations
 from detect.data.ilsvrc import read_image_list, read_synsets
-from detect.data.sources import read_annotations
 
 SCORE = [sys.executable, str(ROOT / "tools" / "score.py")]
 IMPORTS = "import detect.score_run, detect.scoring.files, tools.command_line, tools.progress"
@@ -69,10 +69,13 @@ def write_ilsvrc(folder: Path, path: Path, count: int) -> None:
     ids = read_image_list(folder / "val.txt")
     labels = read_synsets(folder / "map_det.txt").label_of()
     annotations = read_annotations(folder / "ILSVRC2013_DET_bbox_val.tar.xz", list(ids))
-    objects = [
-        (ids[a.name], labels[o.name] + 1, *o.corners) for a in annotations for o in a.objects
+    columns = [
+        np.array([ids[name] for name in annotations.names])[annotations.images],
+        [labels[name] + 1 for name in annotations.classes],
+        annotations.corners,
     ]
-    near = np.array(objects)[rng.integers(0, len(objects), count)]  # [N, 6]
+    objects: NDArray[np.float64] = np.column_stack(columns)
+    near: NDArray[np.float64] = objects[rng.integers(0, len(objects), count)]  # [N, 6]
     width, height = (near[:, 4:6] - near[:, 2:4] + 1).T
     near[:, 2:] += rng.normal(0, 0.15, (count, 4)) * np.stack([width, height] * 2, axis=1)
     elsewhere = rng.random(count) > 1 / 3

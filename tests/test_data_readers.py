@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detect.data.annotations import parse_annotation, read_annotations
 from detect.data.coco import read_coco
 from detect.data.ilsvrc import (
     Synsets,
@@ -20,7 +21,7 @@ from detect.data.ilsvrc import (
     read_synsets,
 )
 from detect.data.problems import InputError, Problems
-from detect.data.sources import parse_annotation, read_annotations, read_json, read_lines
+from detect.data.sources import read_json, read_lines
 from detect.data.voc import VOC_CLASSES, read_voc, read_voc_annotations, read_voc_classes
 
 OBJECT = (
@@ -75,8 +76,8 @@ def test_parts_of_a_person_are_no_objects() -> None:
     part = "<part><name>head</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>3</xmax><ymax>3</ymax>"
     person = xml_object("person", 1, 1, 9, 9, extra=part + "</bndbox></part>")
     xml = f"<annotation>{person}</annotation>".encode()
-    annotation = parse_annotation(xml, "a", Problems("here"))
-    assert annotation.objects == [("person", (1, 1, 9, 9), False)]
+    objects, size = parse_annotation(xml, "a", Problems("here"))
+    assert (objects, size) == ([("person", (1, 1, 9, 9), False)], (0, 0))
 
 
 def test_voc_classes_are_the_20_in_alphabetical_order() -> None:
@@ -165,7 +166,8 @@ def test_the_first_five_bad_files_are_named_and_all_counted(tmp_path: Path) -> N
     assert [line.split(":")[0] for line in lines[1:6]] == [f"  b{i}.xml" for i in range(5)]
     assert "ghost.xml is not there" in lines[6] and len(lines) == 7
     official = read_annotations(root / "Annotations", names[:-1], any_box=True)
-    assert official[1].objects == [("cat", (9, 1, 8, 9), False)]
+    assert (official.images.tolist()[:2], official.classes[:2]) == ([0, 1], ["dog", "cat"])
+    assert official.corners[1].tolist() == [9, 1, 8, 9]
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from detect.data.annotations import Annotations, read_annotations
 from detect.data.problems import InputError, Kind, Problems
-from detect.data.records import Record, object_tensors
-from detect.data.sources import XmlAnnotation, first_repeated, read_annotations, read_lines
+from detect.data.records import Record, to_records
+from detect.data.sources import first_repeated, read_lines
 
 NUM_DET_CLASSES = 200
 NUM_CLSLOC_CLASSES = 1000
@@ -66,28 +66,25 @@ def read_ilsvrc(annotations: Path, image_list: Path, synsets: Synsets) -> list[R
     labels = synsets.label_of()
     found = read_annotations(annotations, list(image_ids))
     check_classes(found, labels, annotations)
-    records = []
-    for annotation in found:
-        boxes, classes, difficult = object_tensors(annotation.objects, labels)
-        size = annotation.width, annotation.height
-        image_id = image_ids[annotation.name]
-        records.append(Record(annotation.name, None, *size, boxes, classes, difficult, image_id))
-    return records
+    return to_records(found, labels, image_ids.values())
 
 
-def check_classes(
-    annotations: Iterable[XmlAnnotation], labels: dict[str, int], source: Path
-) -> None:
+def check_classes(annotations: Annotations, labels: dict[str, int], source: Path) -> None:
     """Check that every object is of a listed class.
 
     Raises:
         InputError: Names the first objects that are not.
     """
     problems = Problems(str(source))
-    for annotation in annotations:
-        for found in annotation.objects:
-            if found.name not in labels:
-                problems.add(UNKNOWN_OBJECT, f"{annotation.name}.xml", repr(found.name))
+    unknown = set(annotations.classes) - labels.keys()
+    problems.add_rows(
+        UNKNOWN_OBJECT,
+        np.array([bool(unknown) and name in unknown for name in annotations.classes], np.bool_),
+        lambda j: (
+            f"{annotations.names[annotations.images[j]]}.xml",
+            repr(annotations.classes[j]),
+        ),
+    )
     problems.raise_if_any()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detect.data.sources import XmlObject
+import numpy as np
+
+from detect.data.annotations import Annotations
 
 if TYPE_CHECKING:  # scoring reads the same files, and is done before torch is loaded
     from torch import Tensor
@@ -37,22 +40,45 @@ class Record:
     image_id: int = 0
 
 
-def object_tensors(
-    objects: list[XmlObject], labels: dict[str, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the boxes ``[N, 4]``, labels ``[N]`` and difficult flags ``[N]`` of objects.
+def to_records(
+    annotations: Annotations,
+    labels: Mapping[str, int],
+    image_ids: Iterable[int],
+    photos: Path | None = None,
+) -> list[Record]:
+    """Make a record of each image's annotation.
 
     Args:
-        objects: As an annotation file has them.
+        annotations: Of the images.
         labels: Label of each class; objects of other classes are left out.
+        image_ids: Number of each image in results files, ``[I]``.
+        photos: Folder of ``NAME.jpg``; the records have no path without it.
     """
     import torch
 
-    known = [found for found in objects if found.name in labels]
-    corners = torch.tensor([found.corners for found in known], dtype=torch.float64)
-    half_open = corners.reshape(-1, 4) - torch.tensor([1.0, 1.0, 0.0, 0.0])
-    return (
-        half_open.float(),
-        torch.tensor([labels[found.name] for found in known], dtype=torch.int64),
-        torch.tensor([found.difficult for found in known], dtype=torch.bool),
+    known = np.array([name in labels for name in annotations.classes], dtype=np.bool_)
+    kept = [labels[name] for name in annotations.classes if name in labels]
+    half_open = annotations.corners[known] - [1.0, 1.0, 0.0, 0.0]
+    counts = np.bincount(annotations.images[known], minlength=len(annotations.names)).tolist()
+    columns = zip(
+        annotations.names,
+        annotations.sizes.tolist(),
+        torch.from_numpy(half_open).float().split(counts),
+        torch.tensor(kept, dtype=torch.int64).split(counts),
+        torch.from_numpy(annotations.difficult[known]).split(counts),
+        image_ids,
+        strict=True,
     )
+    return [
+        Record(
+            name=name,
+            path=None if photos is None else photos / f"{name}.jpg",
+            width=width,
+            height=height,
+            boxes=boxes,
+            labels=classes,
+            difficult=difficult,
+            image_id=image_id,
+        )
+        for name, (width, height), boxes, classes, difficult, image_id in columns
+    ]

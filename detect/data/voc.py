@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from detect.data.annotations import read_annotations
 from detect.data.problems import InputError, Kind, Problems
-from detect.data.records import Record, object_tensors
-from detect.data.sources import first_repeated, read_annotations, read_lines
+from detect.data.records import Record, to_records
+from detect.data.sources import first_repeated, read_lines
 
 REPEATED = Kind("repeated_name", "is listed a second time", "keep one of the lines")
 VOC_PREFIX = "comp4_det_test_"
@@ -82,12 +83,8 @@ def read_voc_annotations(
     """
     names = read_voc_list(image_list)
     labels = {name: label for label, name in enumerate(class_names)}
-    records = []
-    for image_id, annotation in enumerate(read_annotations(annotations, names), start=1):
-        path = None if photos is None else photos / f"{annotation.name}.jpg"
-        size = annotation.width, annotation.height
-        tensors = object_tensors(annotation.objects, labels)
-        records.append(Record(annotation.name, path, *size, *tensors, image_id))
+    found = read_annotations(annotations, names)
+    records = to_records(found, labels, range(1, len(names) + 1), photos)
     if not any(len(record.labels) for record in records):
         raise InputError(
             f"{annotations}: no object of any class ({', '.join(class_names)}) on the "

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detect.data.annotations import read_annotations
 from detect.data.ilsvrc import NUM_CLSLOC_CLASSES, read_clsloc_synsets
 from detect.data.problems import InputError, Kind, Problems
-from detect.data.sources import first_repeated, read_annotations, read_lines, read_text
+from detect.data.sources import first_repeated, read_lines, read_text
 from detect.scoring.clsloc import ClsLocTruth, score_clsloc
 from detect.scoring.clsloc_guesses import read_guesses
 from detect.scoring.clsloc_scores import ClsLocScores
@@ -170,14 +171,12 @@ def _with_objects(truth: ClsLocTruth, annotations: Path, wnids: Sequence[str]) -
     judged = np.ones(len(truth.names), bool) if truth.blacklisted is None else ~truth.blacklisted
     positions = np.flatnonzero(judged).tolist()
     found = read_annotations(annotations, [truth.names[i] for i in positions])
-    objects = [
-        (i, *entry.corners)
-        for i, annotation in zip(positions, found, strict=True)
-        for entry in annotation.objects
-        if entry.name == wnids[truth.labels[i]]
-    ]
-    table = np.array(objects, dtype=np.float64).reshape(-1, 5)
-    images, corners = table[:, 0].astype(np.int32), table[:, 1:]
+    images = np.array(positions, dtype=np.int32)[found.images]  # [M]
+    own = np.array(
+        [name == wnids[truth.labels[i]] for name, i in zip(found.classes, images, strict=True)],
+        dtype=np.bool_,
+    )
+    images, corners = images[own], found.corners[own]
     return replace(truth, images=images, corners=corners, source=str(annotations))
 
 

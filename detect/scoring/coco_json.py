@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from detect.data.coco_entries import BoxColumns
-from detect.scoring.numbers import PARSED, parse_number
+from detect.data.numbers import PARSED, parse_number
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SMALL = 1 << 20  # bytes that are not worth a second thread

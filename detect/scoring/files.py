@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from detect.data.annotations import Annotations, read_annotations
 from detect.data.ilsvrc import check_classes, read_blacklist, read_image_list, read_synsets
 from detect.data.problems import InputError
-from detect.data.sources import XmlAnnotation, read_annotations
 from detect.data.voc import read_voc_classes, read_voc_list
 from detect.scoring.ilsvrc import score_ilsvrc
 from detect.scoring.matching import sort_detections
@@ -25,6 +24,15 @@ from detect.scoring.predictions import (
 from detect.scoring.scores import Scores
 from detect.scoring.tables import GroundTruth, ScoredBoxes
 from detect.scoring.voc import score_voc
+
+_NO_OBJECTS = Annotations(
+    names=(),
+    sizes=np.zeros((0, 2), dtype=np.int64),
+    images=np.zeros(0, dtype=np.int32),
+    classes=[],
+    corners=np.zeros((0, 4)),
+    difficult=np.zeros(0, dtype=np.bool_),
+)
 
 
 def score_ilsvrc_files(
@@ -55,7 +63,8 @@ def score_ilsvrc_files(
     synsets = read_synsets(classes)
     labels = synsets.label_of()
     pairs = read_blacklist(blacklist, synsets) if blacklist else frozenset()
-    truth = _ground_truth([XmlAnnotation(name, 0, 0, []) for name in ids], ids.values(), labels)
+    images = replace(_NO_OBJECTS, names=tuple(ids), sizes=np.zeros((len(ids), 2), np.int64))
+    truth = _ground_truth(images, ids.values(), labels)
 
     def read_predictions() -> tuple[ScoredBoxes, list[str]]:
         found, notes = read_ilsvrc_predictions(
@@ -105,7 +114,7 @@ def score_voc_files(
     """
     names = read_voc_list(image_list)
     found_xml = read_annotations(annotations, names, any_box=official)
-    annotated = {found.name for annotation in found_xml for found in annotation.objects}
+    annotated = set(found_xml.classes)
     if classes is None:
         class_names = sorted(annotated | set(found_classes(predictions)))
     else:
@@ -133,22 +142,18 @@ def _joined(*errors: BaseException | None) -> InputError:
 
 
 def _ground_truth(
-    annotations: Sequence[XmlAnnotation], image_ids: Collection[int], labels: dict[str, int]
+    annotations: Annotations, image_ids: Collection[int], labels: dict[str, int]
 ) -> GroundTruth:
-    """Put annotated objects into columns; objects of other classes are left out."""
-    kept = [
-        (i, labels[found.name], found)
-        for i, annotation in enumerate(annotations)
-        for found in annotation.objects
-        if found.name in labels
-    ]
-    corners = chain.from_iterable(found.corners for _, _, found in kept)
+    """Turn class names into labels; objects of other classes are left out."""
+    classes = annotations.classes
+    of_object = np.fromiter((labels.get(name, -1) for name in classes), np.int32, len(classes))
+    keep = of_object >= 0
     return GroundTruth(
-        names=tuple(annotation.name for annotation in annotations),
-        image_ids=np.fromiter(image_ids, np.int64, len(annotations)),
-        sizes=np.array([(a.width, a.height) for a in annotations], np.int64).reshape(-1, 2),
-        images=np.fromiter((i for i, _, _ in kept), np.int32, len(kept)),
-        labels=np.fromiter((label for _, label, _ in kept), np.int32, len(kept)),
-        corners=np.fromiter(corners, np.float64, 4 * len(kept)).reshape(-1, 4),
-        ignored=np.fromiter((found.difficult for _, _, found in kept), np.bool_, len(kept)),
+        names=annotations.names,
+        image_ids=np.fromiter(image_ids, np.int64, len(annotations.names)),
+        sizes=annotations.sizes,
+        images=annotations.images[keep],
+        labels=of_object[keep],
+        corners=annotations.corners[keep],
+        ignored=annotations.difficult[keep],
     )

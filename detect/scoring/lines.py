@@ -12,9 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from detect.data.numbers import is_blank, parse_number
 from detect.data.problems import Kind, Problems
 from detect.data.sources import read_bytes
-from detect.scoring.numbers import is_blank, parse_number
 
 _GOOD, _BLANK, _UNDECIDED, _MALFORMED = range(4)  # what a line turned out to be
 _AFTER = np.array([_GOOD, _UNDECIDED, _MALFORMED])  # what a number makes of its line

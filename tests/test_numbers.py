@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from detect.scoring.numbers import NO_NUMBER, PARSED, UNDECIDED, parse_number
+from detect.data.numbers import NO_NUMBER, PARSED, UNDECIDED, parse_number
 
 
 def parse(text: str) -> tuple[int, int, float]:
