@@ -69,12 +69,9 @@ def write_ilsvrc(folder: Path, path: Path, count: int) -> None:
     ids = read_image_list(folder / "val.txt")
     labels = read_synsets(folder / "map_det.txt").label_of()
     annotations = read_annotations(folder / "ILSVRC2013_DET_bbox_val.tar.xz", list(ids))
-    columns = [
-        np.array([ids[name] for name in annotations.names])[annotations.images],
-        [labels[name] + 1 for name in annotations.classes],
-        annotations.corners,
-    ]
-    objects: NDArray[np.float64] = np.column_stack(columns)
+    of_image = np.array([ids[name] for name in annotations.names])[annotations.images]
+    of_class = np.array([labels[name] + 1 for name in annotations.classes])
+    objects = np.column_stack([of_image, of_class, annotations.corners]).astype(np.float64)
     near: NDArray[np.float64] = objects[rng.integers(0, len(objects), count)]  # [N, 6]
     width, height = (near[:, 4:6] - near[:, 2:4] + 1).T
     near[:, 2:] += rng.normal(0, 0.15, (count, 4)) * np.stack([width, height] * 2, axis=1)
