@@ -58,14 +58,22 @@ _ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 def _compose(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(name)
+        plain = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(plain, dict)
         # A path may hold what Hydra's grammar has another use for, so it does not go through it.
-        texts = {k for k, v in config.items() if v is None or isinstance(v, str)} - GROUPS
+        texts = {k for k, v in plain.items() if v is None or isinstance(v, str)} - GROUPS
+        lists = {k for k, v in plain.items() if isinstance(v, list)}
         parts = [override.partition("=") for override in overrides]
-        config = compose(name, overrides=["".join(p) for p in parts if p[0] not in texts])
+        given = [
+            f"{key}=[{value}]" if key in lists and value[:1] != "[" else f"{key}{sign}{value}"
+            for key, sign, value in parts
+            if key not in texts
+        ]
+        config = compose(name, overrides=given)
     for key, _, value in parts:
         if key in texts:
             config[key] = None if value == "null" else value
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return OmegaConf.to_object(config), {str(key): value for key, value in plain.items()}
 

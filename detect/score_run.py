@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,6 +34,19 @@ NEEDED = {  # settings without which a format cannot be scored
     },
     "clsloc": {"ground_truth": "the class id of one image a line"},
 }
+ONLY_FOR = {  # settings that other formats have no use for
+    "image_list": ("ilsvrc", "voc", "clsloc"),
+    "classes": ("ilsvrc", "voc", "clsloc"),
+    "blacklist": ("ilsvrc", "clsloc"),
+    "ground_truth": ("clsloc",),
+    "boxes": ("clsloc",),
+    "voc_metric": ("voc",),
+    "engine": ("coco",),
+    "repair": ("coco",),
+    "compare": ("ilsvrc", "coco", "voc"),
+    "bootstrap": ("ilsvrc", "coco", "voc"),
+    "report": ("ilsvrc", "coco", "voc"),
+}
 REPETITIONS = 1000  # draws of a report that was asked for without saying how many
 
 
@@ -60,7 +74,7 @@ def score_and_write(settings: ScoreConfig, progress: Progress) -> str:
         InputError: If a setting is missing or a file malformed; nothing is written then.
     """
     check_settings(settings)
-    out = Path(settings.out)
+    out = _as_path(settings.out)
     if settings.format == "clsloc":
         from detect.scoring import clsloc_scores
 
@@ -70,13 +84,10 @@ def score_and_write(settings: ScoreConfig, progress: Progress) -> str:
 
     from detect.scoring.scores import format_table, to_json
 
-    scores = score_detections(settings, Path(settings.predictions))
-    second = None
-    if settings.compare is not None:
-        second = score_detections(settings, Path(settings.compare))
+    scores, second = score_both(settings)
     intervals, differences = _draw_images(settings, scores, second, progress)
     content = to_json(scores)
-    _add_intervals(content, intervals, differences)
+    _add_intervals(content, settings.compare, intervals, differences)
     _write_json(out / "scores.json", content)
     text = [format_table(scores), *_describe(settings, scores, second, intervals, differences)]
     text.append(f"written to {out / 'scores.json'}")
@@ -96,21 +107,62 @@ def check_settings(settings: ScoreConfig) -> None:
     for name, what in NEEDED[settings.format].items():
         if getattr(settings, name) is None:
             raise InputError(f"format={settings.format} needs {name}=..., {what}")
+    defaults = ScoreConfig()
+    for name, formats in ONLY_FOR.items():
+        value = getattr(settings, name)
+        if settings.format not in formats and value != getattr(defaults, name):
+            raise InputError(
+                f"{name}={value} is for format={' and '.join(formats)} alone; leave it out"
+            )
     if settings.bootstrap < 0 or settings.seed < 0:
         raise InputError(
             f"bootstrap={settings.bootstrap} seed={settings.seed}: give numbers from 0 on"
         )
-    if settings.repair and settings.format != "coco":
-        raise InputError(f"repair={settings.repair} is for format=coco alone; leave it out")
-    if settings.format == "clsloc" and (settings.compare or settings.report or settings.bootstrap):
-        raise InputError("format=clsloc has no compare, report and bootstrap; leave them out")
-    if settings.photos is not None and not Path(settings.photos).is_dir():
-        raise InputError(f"photos={settings.photos}: is no folder; give the folder of the photos")
+    if settings.photos is not None:
+        if not settings.report:
+            raise InputError("photos=... is for the report; add report=true")
+        if not _as_path(settings.photos).is_dir():
+            raise InputError(f"photos={settings.photos}: is no folder; give that of the photos")
+    check_folder_to_write("out", settings.out)
 
 
-def score_detections(settings: ScoreConfig, predictions: Path) -> Scores:
-    """Score one submission to a detection task."""
-    annotations = Path(str(settings.annotations))
+def check_folder_to_write(setting: str, value: str) -> None:
+    """Refuse a folder that cannot be written to, before any work is done for it.
+
+    Raises:
+        InputError: Names what stands in the way.
+    """
+    if not value:
+        raise InputError(f"{setting}=: give the name of a folder")
+    folder = _as_path(value).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{setting}={value}: {there} is a file; give the name of a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{setting}={value}: {there} cannot be written to; give another folder")
+
+
+def score_both(settings: ScoreConfig) -> tuple[Scores, Scores | None]:
+    """Score the submission, and the one it is to be compared with, on the same classes."""
+    predictions = _as_path(settings.predictions)
+    scores = score_detections(settings, predictions)
+    if settings.compare is None:
+        return scores, None
+    other = _as_path(settings.compare)
+    second = score_detections(settings, other)
+    names, others = scores.matches.class_names, second.matches.class_names
+    if names != others:  # classes are those found: take all of them for both
+        classes = sorted({*names, *others})
+        scores = score_detections(settings, predictions, classes)
+        second = score_detections(settings, other, classes)
+    return scores, second
+
+
+def score_detections(
+    settings: ScoreConfig, predictions: Path, class_names: Sequence[str] | None = None
+) -> Scores:
+    """Score one submission to a detection task; of VOC, these classes or those it finds."""
+    annotations = _as_path(str(settings.annotations))
     drop, official = settings.drop, settings.official
     if settings.format == "coco":
         from detect.scoring.coco import score_coco_files
@@ -125,13 +177,13 @@ def score_detections(settings: ScoreConfig, predictions: Path) -> Scores:
         )
     from detect.scoring.files import score_ilsvrc_files, score_voc_files
 
-    image_list, classes = Path(str(settings.image_list)), _path(settings.classes)
+    image_list, classes = _as_path(str(settings.image_list)), _path(settings.classes)
     if settings.format == "voc":
         return score_voc_files(
             predictions,
             annotations,
             image_list,
-            classes,
+            classes or class_names,
             settings.voc_metric,
             drop=drop,
             official=official,
@@ -141,7 +193,7 @@ def score_detections(settings: ScoreConfig, predictions: Path) -> Scores:
         predictions,
         annotations,
         image_list,
-        Path(str(classes)),
+        classes or Path(),
         blacklist,
         drop=drop,
         official=official,
@@ -153,9 +205,9 @@ def score_clsloc(settings: ScoreConfig) -> ClsLocScores:
     from detect.scoring.clsloc_files import score_clsloc_files
 
     return score_clsloc_files(
-        Path(settings.predictions),
+        _as_path(settings.predictions),
         _path(settings.image_list),
-        Path(str(settings.ground_truth)),
+        _as_path(str(settings.ground_truth)),
         _path(settings.annotations),
         _path(settings.classes),
         _path(settings.blacklist),
@@ -166,7 +218,12 @@ def score_clsloc(settings: ScoreConfig) -> ClsLocScores:
 
 
 def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
+    return None if text is None else _as_path(text)
+
+
+def _as_path(text: str) -> Path:
+    """Return a path; shells leave ``name=~/folder`` as it is."""
+    return Path(text).expanduser() if text.startswith("~/") else Path(text)
 
 
 def _draw_images(
@@ -190,7 +247,10 @@ def _draw_images(
 
 
 def _add_intervals(
-    content: dict[str, Any], intervals: Intervals | None, differences: Differences | None
+    content: dict[str, Any],
+    compared: str | None,
+    intervals: Intervals | None,
+    differences: Differences | None,
 ) -> None:
     """Add intervals and differences to what scores.json holds."""
 
@@ -216,6 +276,7 @@ def _add_intervals(
         for entry, interval in zip(content["classes"], intervals.classes, strict=True):
             entry["ap_interval"] = ends(interval)
     if differences is not None:
+        content["compared_with"] = compared
         content["difference"] = describe(differences[0])
         for entry, difference in zip(content["classes"], differences[1], strict=True):
             entry["difference"] = describe(difference)
@@ -241,14 +302,19 @@ def _describe(
         named = zip(scores.matches.class_names, differences[1], strict=True)
         apart = [(n, d) for n, d in named if d and not d.interval.low <= 0 <= d.interval.high]
         lines.append(
-            f"{whole.value:+.3f} mean AP to {settings.compare}, between {whole.interval.low:+.3f} "
-            f"and {whole.interval.high:+.3f}; better in {whole.first_better:.1%} of the draws"
+            f"{settings.compare} has mean AP {second.mean_ap or 0:.3f}: {settings.predictions} has "
+            f"{whole.value:+.3f} to it, between {whole.interval.low:+.3f} and "
+            f"{whole.interval.high:+.3f}, and is the better one in {whole.first_better:.1%} of the "
+            "same draws (ties not counted)"
         )
         lines.append(
             f"classes that differ beyond the draws' {intervals.level if intervals else 0:.0%}: "
             + (", ".join(f"{name} {d.value:+.3f}" for name, d in apart) or "none")
         )
-        lines += [f"{settings.compare}: {note}" for note in second.notes]
+        lines += [
+            note if str(settings.compare) in note else f"{settings.compare}: {note}"
+            for note in second.notes
+        ]
     return lines
 
 
@@ -265,7 +331,7 @@ def _write_report(
     from detect.scoring.groups import score_groups
     from detect.scoring_report import write_report
 
-    out = Path(settings.out)
+    out = _as_path(settings.out)
     errors = analyse_errors(scores.matches)
     write_curves(out, scores)
     with progress(None, "photos drawn") as bar:

@@ -23,11 +23,11 @@ class ScoreConfig:
     voc_metric: str = "2010"  # voc: 2010 (area under the curve) or 2007 (11 points)
     official: bool = False  # the official code's own answer, where it is of no use too
     engine: str = "numba"  # coco: numba or pycocotools, the reference
-    drop: list[str] = field(default_factory=list)  # wrong entries to leave out, [malformed,...]
-    repair: list[str] = field(default_factory=list)  # coco: [xyxy,annotation_ids]
+    drop: list[str] = field(default_factory=list)  # malformed, not_finite, unknown_image, ...
+    repair: list[str] = field(default_factory=list)  # coco: xyxy, annotation_ids
     bootstrap: int = 0  # draws of images for 95 % intervals, such as 1000; 0: no intervals
     seed: int = 0  # of the draws
-    compare: str | None = None  # a second submission, like predictions: differences with intervals
+    compare: str | None = None  # a second submission, like predictions: differences, 1000 draws
     report: bool = False  # reasons, curves and report.html as well; draws 1000 unless told
     photos: str | None = None  # folder of the photos: the report shows the worst mistakes
 

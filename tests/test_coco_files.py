@@ -21,7 +21,7 @@ from detect.data.sources import InputError
 from detect.detections import Detections
 from detect.results import ImageResult, write_results
 from detect.scoring.coco import COCO_DROP, score_coco, score_coco_files
-from detect.scoring.coco_files import check_results, ids_of_truth
+from detect.scoring.coco_files import check_results, ids_of_truth, read_results
 from detect.scoring.coco_json import parse_results
 from detect.scoring.scores import Scores
 
@@ -453,3 +453,26 @@ def timed_check(columns: Any, instances: Any) -> float:
     found = check_results(columns, instances, ids_of_truth(instances), "results")
     assert len(found.found) == len(columns)
     return time.process_time() - start
+
+
+def test_ground_truth_of_corners_is_refused() -> None:
+    truth = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 80}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [29, 29, 60, 60]},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [60, 50, 99, 79]},
+        ],
+    }
+    message = r"annotations\[1\]: \[60\.0, 50\.0, 99\.0, 79\.0\] leaves its image as \[x, y, width"
+    with pytest.raises(InputError, match=message):
+        score_coco([], truth)
+    truth["annotations"][1]["bbox"] = [60, 50, 39, 29]
+    assert score_coco([], truth).mean_ap == 0
+
+
+def test_json_nested_beyond_reason_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"results\.json: is nested too deeply"):
+        read_results(path)

@@ -135,10 +135,17 @@ def test_broken_absent_and_ambiguous_archives_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        ("", "no proper XML"),
-        ("<annotation><object>", "no proper XML"),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "no proper XML"),
-        ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><a>&b;</a>', "no proper XML"),
+        ("", "keeps it from being proper XML"),
+        ("<annotation><object>", "keeps it from being proper XML"),
+        (
+            '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>',
+            "keeps it from being proper XML",
+        ),
+        (
+            '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation>&b;</annotation>',
+            "keeps it from being proper XML",
+        ),
+        ("<html>404</html>", "<html> is not the root <annotation>"),
         ("<annotation><object></object></annotation>", "has no <name>"),
         ("<annotation><object><name>cat</name></object></annotation>", "cat at .* is no box"),
         (f"<annotation>{xml_object('cat', 9, 1, 8, 9)}</annotation>", "is no box"),

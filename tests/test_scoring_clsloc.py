@@ -356,6 +356,7 @@ def test_json_and_table_show_every_number_of_guesses(case: Make) -> None:
     assert set(content) == {
         "format",
         "protocol",
+        "rules",
         "top1_error",
         "top5_error",
         "localisation_error",
@@ -380,7 +381,7 @@ def test_json_and_table_show_every_number_of_guesses(case: Make) -> None:
     assert lines[0] == "# guesses vs clsloc error vs cls-only error"
     assert lines[1].split() == ["1", "1.0000", "0.5000"]
     assert lines[5].split() == ["5", "0.5000", "0.0000"]
-    assert "2 images, 2 of them judged for localisation" in lines
+    assert lines[-1].startswith("ilsvrc-clsloc: classification over 2 images; localisation over 2,")
 
 
 def test_localisation_is_left_out_without_annotations(case: Make) -> None:
@@ -650,7 +651,7 @@ def test_labels_are_read_in_order(tmp_path: Path) -> None:
     [
         ("a 1\nb 2\n", ("a", "b")),
         ("a\nb\n", ("a", "b")),
-        ("b 7\na 3\n", ("b", "a")),  # the order of the lines counts
+        ("b 3\na 7\n", ("b", "a")),  # the order of the lines counts
         ("a.JPEG 65\nb.jpg 970\n", ("a", "b")),
         ("my photo 1\n\nb 2\n", ("my photo", "b")),
         ("my photo\nb\n", ("my photo", "b")),
@@ -805,6 +806,12 @@ def test_another_mat_file_is_refused(
     path = write_mat(tmp_path / "meta.mat", field, [(i, f"n{i}", "name") for i in ids])
     with pytest.raises(InputError, match=message):
         read_clsloc_synsets(path)
+
+
+def test_a_list_whose_ids_contradict_its_order_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("b 7\na 3\n")
+    with pytest.raises(InputError, match="image 2: 'a' has id 3 after 7"):
+        read_image_names(tmp_path / "list.txt", 2)
 
 
 @pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file, cut off", b"n01 1 tench\n"])

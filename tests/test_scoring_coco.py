@@ -23,7 +23,7 @@ from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSIT
 from detect.scoring.coco import ENGINES, Engine, score_coco, score_coco_files
 from detect.scoring.coco_files import check_results, ids_of_truth
 from detect.scoring.coco_matching import match_coco
-from detect.scoring.scores import COCO_STATS, Scores
+from detect.scoring.scores import COCO_STATS, Scores, describe_rules
 from detect.scoring.tables import ScoredBoxes
 from tests.conftest import ROOT
 
@@ -352,8 +352,8 @@ def test_the_field_ignore_has_no_effect_and_a_note_says_so() -> None:
 
 
 def test_the_rules_say_what_the_numbers_rest_on() -> None:
-    rules = score_coco([PERFECT], one_object()).rules
-    assert "mean over the 1 of 3 classes with objects" in rules
+    rules = describe_rules(score_coco([PERFECT], one_object()))
+    assert "mean over 1 of 3 classes" in rules
     assert "1 images" in rules
     by_other = score_coco([PERFECT], one_object(), engine="pycocotools").rules
     assert "computed by pycocotools 2." in by_other

@@ -300,14 +300,62 @@ def test_the_first_five_bad_lines_of_each_kind_are_named_and_all_counted(tmp_pat
 
 
 def test_strange_boxes_are_scored_and_noted(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, (9.0, 1.0, 2.0, 9.0))])
-    truth = GroundTruth.from_records([record(1, [(0, (1, 1, 9, 9))])])
+    inverted, proper = (9.0, 1.0, 2.0, 9.0), (1.0, 1.0, 9.0, 9.0)
+    path = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, inverted), (1, 0, 0.4, proper)])
+    truth = GroundTruth.from_records([record(1, [(0, proper)])])
     found, _ = read_ilsvrc_predictions(path, truth, SYNSETS)
-    assert score_ilsvrc(found, truth, NAMES).classes[0].false_positives == 1
-    assert (
-        "1 boxes end before they begin (xmax < xmin); are they x, y"
-        in form_notes(found, truth, path)[0]
+    scores = score_ilsvrc(found, truth, NAMES)
+    assert (scores.classes[0].false_positives, scores.classes[0].true_positives) == (1, 1)
+    assert "1 of 2 boxes end before they begin" in form_notes(found, truth, path)[0]
+
+
+def test_a_file_of_boxes_in_another_layout_is_refused(tmp_path: Path) -> None:
+    lines = [(1, 0, 0.5, (30.0, 30.0, 10.0, 10.0)), (1, 0, 0.4, (9.0, 1.0, 2.0, 9.0))]
+    path = write_lines(tmp_path / "p.txt", lines)
+    truth = GroundTruth.from_records([record(1, [])])
+    with pytest.raises(InputError, match=r"line 1: 30 30 10 10 ends before it begins"):
+        read_ilsvrc_predictions(path, truth, SYNSETS)
+    assert len(read_ilsvrc_predictions(path, truth, SYNSETS, any_score=True)[0]) == 2
+
+
+def test_two_photos_of_a_run_do_not_become_one_image(tmp_path: Path) -> None:
+    found = Detections(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1), torch.tensor([0]), NAMES)
+    results = [ImageResult(f"{folder}/image_001.jpg", 99, 99, found) for folder in "ab"]
+    write_results(tmp_path, results, NAMES)
+    truth = GroundTruth.from_records([record(1, [])])
+    message = r"images\.txt: 'a/image_001' and 'b/image_001' would both be the image"
+    with pytest.raises(InputError, match=message):
+        read_ilsvrc_predictions(tmp_path / "detections.txt", truth, SYNSETS)
+    (tmp_path / "images.txt").unlink()
+    _, notes = read_ilsvrc_predictions(
+        tmp_path / "detections.txt", truth, SYNSETS, drop=["unknown_image"]
     )
+    assert "categories.json without images.txt: the ids" in notes[0]
+
+
+@pytest.mark.parametrize("image_id", [2**31, 2**53])
+def test_huge_image_ids_are_found(tmp_path: Path, image_id: int) -> None:
+    box = (1.0, 1.0, 9.0, 9.0)
+    truth = GroundTruth.from_records([record(image_id, [(0, box)])])
+    path = write_lines(tmp_path / "p.txt", [(image_id, 0, 0.5, box)])
+    found, _ = read_ilsvrc_predictions(path, truth, SYNSETS)
+    assert score_ilsvrc(found, truth, NAMES).classes[0].ap == 1
+    write_lines(path, [(image_id - 1, 0, 0.5, box)])
+    with pytest.raises(InputError, match=f"image id {image_id - 1} is not in the image list"):
+        read_ilsvrc_predictions(path, truth, SYNSETS)
+
+
+def test_objects_that_end_before_they_begin_are_scored_and_noted(tmp_path: Path) -> None:
+    tags = "<xmin>9</xmin><xmax>2</xmax><ymin>1</ymin><ymax>9</ymax>"
+    (tmp_path / "image_001.xml").write_text(
+        f"<annotation><object><name>n01</name><bndbox>{tags}</bndbox></object></annotation>"
+    )
+    (tmp_path / "list.txt").write_text("image_001 1\n")
+    (tmp_path / "classes.txt").write_text("n01 1 ant\n")
+    path = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, (1.0, 1.0, 9.0, 9.0))])
+    scores = score_ilsvrc_files(path, tmp_path, tmp_path / "list.txt", tmp_path / "classes.txt")
+    assert (scores.classes[0].positives, scores.classes[0].ap) == (1, 0)
+    assert "1 objects end before they begin and cannot be found" in scores.notes[0]
 
 
 def test_official_means_are_undefined_where_the_devkits_are(tmp_path: Path) -> None:
@@ -331,7 +379,9 @@ def test_corners_keep_every_digit_of_the_files(tmp_path: Path) -> None:
     corners = (0.1, 0.3, 10.7, 10.9)
     tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
     sides = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
-    xml.write_text(f"<a><object><name>n01</name><bndbox>{sides}</bndbox></object></a>")
+    xml.write_text(
+        f"<annotation><object><name>n01</name><bndbox>{sides}</bndbox></object></annotation>"
+    )
     (tmp_path / "list.txt").write_text("image_001 1\n")
     (tmp_path / "classes.txt").write_text("n01 1 ant\n")
     path = write_lines(tmp_path / "p.txt", [(1, 0, 0.5, corners)])
@@ -387,4 +437,15 @@ def test_the_devkits_demo_has_the_known_positives_and_detections(
     table = format_table(demo[0]).splitlines()
     assert len(table) == 207
     assert "409 blacklisted pairs of image and class take 893 objects away" in table[-3]
-    assert "1692 boxes end before they begin" in table[-2]
+    assert "1692 of 49013 boxes end before they begin" in table[-2]
+
+
+def test_of_equally_good_thresholds_the_highest_counts(tmp_path: Path) -> None:
+    # F1 is 2 * 1 / (1 + 5) after the first detection and 2 * 2 / (7 + 5) after the seventh: both
+    # 1/3, of which the sum of rounded precision and recall would choose the second.
+    objects = [(0, (100.0 * i, 1.0, 100.0 * i + 49, 50.0)) for i in range(1, 6)]
+    far = (900.0, 1.0, 949.0, 50.0)
+    boxes = [objects[0][1], *[far] * 5, objects[1][1]]
+    lines = [(1, 0, 0.9 - 0.1 * i, box) for i, box in enumerate(boxes)]
+    found = score_lines(tmp_path, lines, [record(1, objects)], set()).classes[0]
+    assert (found.best_f1, found.best_threshold) == (2 / 6, 0.9)

@@ -217,11 +217,18 @@ def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
     truth = GroundTruth.from_records([])
     with pytest.raises(InputError, match=r"holds no comp4_det_test_cat\.txt nor one of 1 other"):
         read_voc_predictions(tmp_path, truth, NAMES)
+    with pytest.raises(InputError, match="holds no comp4"):  # not one file: not the right folder
+        read_voc_predictions(tmp_path, truth, NAMES, missing=True)
+    (tmp_path / "f").touch()
+    for wrong, message in ((tmp_path / "x", "is no folder"), (tmp_path / "f", "is a file; give")):
+        with pytest.raises(InputError, match=message):
+            read_voc_predictions(wrong, truth, NAMES, missing=True)
+    (tmp_path / "voc").mkdir()
+    with pytest.raises(InputError, match="a run's files lie in its folder voc"):
+        read_voc_predictions(tmp_path, truth, NAMES, missing=True)
+    (tmp_path / "comp4_det_test_cat.txt").touch()
     found, notes = read_voc_predictions(tmp_path, truth, NAMES, missing=True)
-    assert (len(found), notes) == (
-        0,
-        [f"{tmp_path}: no file of cat, dog: taken as nothing detected"],
-    )
+    assert (len(found), notes[1]) == (0, f"{tmp_path}: no file of dog: taken as nothing detected")
 
 
 @pytest.mark.parametrize("pattern", ["res_*_v1.txt", "res_%s_v1.txt", "res_{}_v1.txt"])
@@ -238,8 +245,8 @@ def test_results_may_have_names_of_another_pattern(tmp_path: Path, pattern: str)
 
 def test_classes_are_by_default_those_annotated_or_found(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(
-        "<a><object><name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
-        "<ymax>9</ymax></bndbox></object></a>"
+        "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+        "<ymax>9</ymax></bndbox></object></annotation>"
     )
     (tmp_path / "list.txt").write_text("a\n")
     (tmp_path / "voc").mkdir()

@@ -171,7 +171,7 @@ COCO = ("format=coco", "annotations=instances.json", "out=scores")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "set format=..., out=..., predictions=...; --help explains"),
+        (("format=coco",), "set predictions=...; --help explains"),
         (("fromat=coco",), "fromat"),
         ((*COCO, "predictions=absent.json"), "absent.json: No such file"),
         ((*COCO, "predictions=cut.json"), "cut.json, line 1, column"),
@@ -179,8 +179,16 @@ COCO = ("format=coco", "annotations=instances.json", "out=scores")
         (VOC, "format=voc needs image_list=..., the name of one image a line"),
         ((*COCO[:1], "predictions=a", "out=b"), "format=coco needs annotations=..., the instances"),
         ((*VOC, "image_list=list.txt", "bootstrap=-1"), "bootstrap=-1 seed=0: give numbers from 0"),
-        ((*VOC, "image_list=list.txt", "photos=absent"), "photos=absent: is no folder"),
+        (
+            (*VOC, "image_list=list.txt", "report=true", "photos=absent"),
+            "photos=absent: is no folder",
+        ),
+        ((*VOC, "image_list=list.txt", "photos=xml"), "photos=... is for the report; add report"),
         ((*VOC, "image_list=list.txt", "repair=[xyxy]"), "is for format=coco alone"),
+        ((*VOC, "image_list=list.txt", "blacklist=list.txt"), "is for format=ilsvrc and clsloc"),
+        ((*VOC[:-1], "image_list=list.txt", "out=list.txt/a"), "list.txt is a file; give the name"),
+        ((*VOC[:-1], "image_list=list.txt", "out="), "out=: give the name of a folder"),
+        (("list.txt",), "list.txt: give settings as name=value"),
         ((*VOC, "image_list=list.txt", "drop=[typo]"), "drop: no choice 'typo'; there are"),
         (
             ("format=png", "predictions=a", "annotations=b", "out=c"),
@@ -273,7 +281,8 @@ def test_two_submissions_are_compared_on_the_same_draws(run: Run, folder: Path) 
     assert content["difference"]["value"] == 0.5
     by_name = {found["name"]: found["difference"] for found in content["classes"]}
     assert (by_name["cat"]["value"], by_name["dog"]["value"]) == (0, 1)
-    assert "+0.500 mean AP to run/voc" in done.stdout
+    assert "run/voc has mean AP 0.500: both has +0.500 to it" in done.stdout
+    assert content["compared_with"] == "run/voc"
     assert "classes that differ beyond the draws' 95%: dog +1.000" in done.stdout
 
 
@@ -334,7 +343,7 @@ def test_classification_and_localisation_are_scored(run: Run, folder: Path) -> N
     assert (content["format"], content["top1_error"], content["top5_error"]) == ("clsloc", 0.5, 0)
     assert content["localisation_error"] == 0
     done = run(folder, "format=clsloc", *files, *lists, "report=true", "out=scores")
-    assert "format=clsloc has no compare, report and bootstrap" in done.stderr
+    assert "report=True is for format=ilsvrc and coco and voc alone" in done.stderr
 
 
 def test_coco_ground_truth_with_id_0_is_refused_or_repaired(run: Run, folder: Path) -> None:
@@ -353,3 +362,14 @@ def test_coco_ground_truth_with_id_0_is_refused_or_repaired(run: Run, folder: Pa
         assert (done.returncode, done.stderr) == (0, "")
         check_half_found(scores_of(folder))
     assert run(folder, *request, "engine=octave", "out=scores").returncode == 2
+
+
+def test_paths_may_hold_any_sign(run: Run, folder: Path) -> None:
+    name = "ü (1), b=[x].txt"
+    (folder / name).write_text("2 2 0.75 11 11 60 60\n")
+    files = (f"predictions={name}", "annotations=wnid xml", "image_list=list_ids.txt")
+    done = run(folder, "format=ilsvrc", *files, "classes=map.txt", "out=~sco/ré s")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "~sco" / "ré s" / "scores.json").is_file()
+    done = run(folder, "format=ilsvrc", *files, "classes=map.txt", "out=scores", "drop=malformed")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,23 +8,31 @@ from pathlib import Path
 # Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-
+from detect import config
 from detect.score_run import score_and_write
 from detect.score_settings import ScoreConfig
-from tools.command_line import CONFIGS, refusing, run
+from tools.command_line import answer
 from tools.progress import progress
 
 
-@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="score")
-def main(config: DictConfig) -> None:
-    """Read, check, score, print the table and write the results."""
-    with refusing("score", config):
-        settings = OmegaConf.to_object(config)
-        assert isinstance(settings, ScoreConfig)
-        print(score_and_write(settings, progress))
+def score(arguments: list[str]) -> int:
+    """Read, check, score, print the table and write the results; return the exit status."""
+    paths, overrides = config.split_arguments(arguments)
+    if paths:
+        raise ValueError(f"{paths[0]}: give settings as name=value; --help shows them")
+    settings, _ = config.load_config("score", overrides)
+    print(score_and_write(settings, progress))
+    return 0
+
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__, config.settings_help(ScoreConfig)["template"], sep="\n")
+        return 0 if arguments else 2
+    return answer("score", lambda: score(arguments), InterruptedError)
 
 
 if __name__ == "__main__":
-    run("score", main)
+    sys.exit(main())

@@ -42,6 +42,7 @@ def _word(text: str) -> NDArray[np.uint8]:
 _OBJECT, _NAME, _DIFFICULT, _BOX = map(_word, ("object", "name", "difficult", "bndbox"))
 _XMIN, _YMIN, _XMAX, _YMAX = map(_word, ("xmin", "ymin", "xmax", "ymax"))
 _SIZE, _WIDTH, _HEIGHT = map(_word, ("size", "width", "height"))
+_ANNOTATION = _word("annotation")
 
 
 def scan_annotations(
@@ -144,6 +145,8 @@ def _scan_file(
             tags[depth] = first, position
             position += 1
             texts[depth] = position, -1
+            if depth == 1 and not _equal(data, tags[1], _ANNOTATION):
+                return -1
             if depth == 2 and _equal(data, tags[2], _OBJECT):
                 has_name = has_difficult = has_box = False
                 given = 0

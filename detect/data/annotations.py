@@ -26,7 +26,10 @@ MISSING_XML = Kind(
     "is not there, and the image list names its image",
     "add the file or take the image off the list",
 )
-NO_XML = Kind("no_xml", "is no proper XML", "copy the file again")
+NO_XML = Kind("no_xml", "keeps it from being proper XML", "copy the file again")
+NO_ANNOTATION = Kind(
+    "no_annotation", "is not the root <annotation> of an annotation", "copy the right file"
+)
 NO_NAME = Kind("no_name", "has no <name>", "add it")
 NO_BOX = Kind(
     "no_box", "is no box of numbers with xmin <= xmax and ymin <= ymax", "correct or remove it"
@@ -114,7 +117,11 @@ def parse_annotation(
     try:
         root = defusedxml.ElementTree.fromstring(data)
     except (ParseError, DefusedXmlException) as error:
-        problems.add(NO_XML, f"{name}.xml", str(error) or type(error).__name__)
+        harm = "a declaration of types or entities, which may do harm,"
+        problems.add(NO_XML, f"{name}.xml", str(error) if isinstance(error, ParseError) else harm)
+        return [], (0, 0)
+    if root.tag != "annotation":
+        problems.add(NO_ANNOTATION, f"{name}.xml", f"<{root.tag}>")
         return [], (0, 0)
     parsed = [_parse_object(e, name, problems, any_box) for e in root.iterfind("object")]
     return [found for found in parsed if found is not None], _parse_size(root, name, problems)

@@ -16,6 +16,7 @@ from detect.data.coco_entries import (
     EntryKinds,
     box_columns,
     check_ids_and_boxes,
+    find_corners,
     is_real,
     is_whole,
 )
@@ -163,6 +164,7 @@ def check_instances(truth: Any, where: str, *, repair: Collection[str] = ()) -> 
     by_id, classes = np.argsort(image_ids), np.argsort(category_ids)
     images = np.searchsorted(image_ids[by_id], columns.image_ids).astype(np.int32)
     labels = np.searchsorted(category_ids[classes], columns.category_ids).astype(np.int32)
+    _check_corners(columns, sizes[by_id][images], problems)
     order = np.argsort(images, kind="stable")
     return Instances(
         names=tuple(names[i] for i in by_id),
@@ -178,6 +180,22 @@ def check_instances(truth: Any, where: str, *, repair: Collection[str] = ()) -> 
         crowd=crowd[order],
         notes=tuple(notes),
     )
+
+
+def _check_corners(columns: BoxColumns, sizes: NDArray[np.int64], problems: Problems) -> None:
+    """Refuse annotations that hold corners in place of sizes; ``sizes`` are their images'."""
+    leaving, total, corners = find_corners(columns.boxes, sizes)
+    if corners:
+        kind = Kind(
+            "xyxy",
+            "leaves its image as [x, y, width, height] and fits as corners",
+            f"{np.count_nonzero(leaving)} of {total} boxes do: write sizes in place of x2, y2",
+        )
+        place = _place("annotations")
+        problems.add_rows(
+            kind, leaving, lambda i: (place(int(columns.rows[i])), columns.boxes[i].tolist())
+        )
+    problems.raise_if_any()
 
 
 def _place(key: str) -> Callable[[int], str]:

@@ -17,6 +17,9 @@ from detect.data.problems import Kind, Problems
 _BLOCK = 500  # entries
 BAD_BOX = "is not [x, y, width, height], finite numbers, none of the sizes negative"
 
+TOLERANCE = 2  # pixels by which a box may leave its image unremarked: rounding does no more
+_LEAVING, _PROPER = 0.10, 0.99  # shares of boxes from which a file is taken to hold corners
+
 
 class EntryKinds(NamedTuple):
     """What can be wrong with an entry that gives a box to an image."""
@@ -225,3 +228,31 @@ def _all_float64(values: Iterable[Any]) -> bool:
         return all(is_real(value) and float(value) is not None for value in values)
     except OverflowError:  # an integer of more than 308 digits
         return False
+
+
+def find_corners(
+    boxes: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], int, bool]:
+    """Decide whether boxes hold corners, ``x1, y1, x2, y2``, in place of sizes.
+
+    They do if many leave their images as ``x, y, width, height``, while nearly all are proper boxes
+    inside their images as corners. Images of unknown size tell nothing.
+
+    Args:
+        boxes: All boxes of a file, ``[N, 4]``.
+        sizes: Width and height of each one's image, 0 where unknown, ``[N, 2]``.
+
+    Returns:
+        The boxes that leave their image as ``x, y, width, height``, ``[N]``; how many are on images
+        of known size; and whether the file is taken to hold corners.
+    """
+    known = (sizes > 0).all(axis=1) & np.isfinite(boxes).all(axis=1)
+    limits = sizes + TOLERANCE
+    inside = (boxes[:, :2] >= -TOLERANCE).all(axis=1)
+    fits = (boxes[:, :2] + boxes[:, 2:] <= limits).all(axis=1)
+    leaving = np.logical_and(known, ~(inside & fits))
+    ordered = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    proper = known & inside & ordered & (boxes[:, 2:] <= limits).all(axis=1)
+    total, count = int(np.count_nonzero(known)), int(np.count_nonzero(leaving))
+    corners = count > 0 and count >= _LEAVING * total
+    return leaving, total, corners and bool(np.count_nonzero(proper) >= _PROPER * total)

@@ -17,6 +17,8 @@ from detect.data.sources import first_repeated, read_lines
 NUM_DET_CLASSES = 200
 NUM_CLSLOC_CLASSES = 1000
 NO_LIST_LINE = Kind("no_list_line", "is not 'name id'", "write the id last, as a number")
+LARGEST_ID = 2**53  # that a float64 tells from its neighbours
+TOO_LARGE = Kind("too_large", "is above 2^53", "number the images from 1")
 ID_0 = Kind("id_0", "has id 0", "image ids are 1-based")
 REPEATED_NAME = Kind("repeated_name", "is listed a second time", "keep one of the lines")
 REPEATED_ID = Kind("repeated_id", "has that id too", "every image needs its own id")
@@ -106,6 +108,8 @@ def read_image_list(path: Path) -> dict[str, int]:
         name, image_id = parts[0], int(parts[1])
         if image_id == 0:
             problems.add(ID_0, where, repr(name))
+        elif image_id > LARGEST_ID:
+            problems.add(TOO_LARGE, where, f"id {image_id}")
         elif name in ids:
             problems.add(REPEATED_NAME, where, repr(name))
         elif image_id in names:

@@ -21,16 +21,16 @@ BROKEN_ARCHIVE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, tarfil
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, plain or compressed as its suffix .gz or .xz says.
+    """Read a file, plain or compressed with gzip or xz, whatever its name.
 
     Raises:
         InputError: If the file is missing, a folder, unreadable or cut off.
     """
     try:
         data = path.read_bytes()
-        if path.suffix == ".gz":
+        if path.suffix == ".gz" or data.startswith(b"\x1f\x8b"):
             data = gzip.decompress(data)
-        elif path.suffix == ".xz":
+        elif path.suffix == ".xz" or data.startswith(b"\xfd7zXZ\0"):
             data = lzma.decompress(data)
     except BROKEN_ARCHIVE as error:
         raise InputError(f"{path}: cannot be unpacked ({error}); pack or copy it again") from error
@@ -65,6 +65,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path))
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply; give another file") from error
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}, line {error.lineno}, column {error.colno}: no valid JSON ({error.msg}); "

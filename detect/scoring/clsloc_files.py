@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,13 @@ def read_image_names(path: Path | None, num_images: int) -> tuple[str, ...]:
     parts = [line.rsplit(maxsplit=1) for line in lines]
     if all(len(part) == 2 and _whole(part[1]) >= 0 for part in parts):
         lines = [part[0] for part in parts]
+        ids = [_whole(part[1]) for part in parts]
+        for i, (before, after) in enumerate(pairwise(ids)):
+            if after <= before:
+                raise InputError(
+                    f"{path}, image {i + 2}: {lines[i + 1]!r} has id {after} after {before}; list "
+                    "the images in the order of the lines of the predictions"
+                )
     names = tuple(re.sub(r"\.jpe?g$", "", line, flags=re.IGNORECASE) for line in lines)
     if len(names) != num_images:
         raise InputError(

@@ -143,6 +143,7 @@ def _has_boxes(
     if not len(numbers):
         return True, []
     groups = numbers[np.repeat(counts % 5 == 0, counts)].reshape(-1, 5)
+    groups = groups[np.isfinite(groups).all(axis=1)]
     ordered = (groups[:, 1] <= groups[:, 3]) & (groups[:, 2] <= groups[:, 4])
     boxes = float(ordered.mean()) if len(ordered) else 0.0
     fives, short = (np.mean(fits[counts > 0]) for fits in (counts % 5 == 0, counts <= GUESSES))

@@ -64,6 +64,7 @@ def to_json(scores: ClsLocScores) -> dict[str, Any]:
     return {
         "format": scores.format,
         "protocol": scores.protocol,
+        "rules": describe_rules(scores),
         "top1_error": scores.classification[0],
         "top5_error": scores.classification[-1],
         "localisation_error": localisation[-1],
@@ -83,6 +84,16 @@ def format_table(scores: ClsLocScores) -> str:
     for k, errors in enumerate(zip(localisation, scores.classification, strict=True), start=1):
         cells = ("-" if error is None else f"{error:.4f}" for error in errors)
         lines.append(f"{k:>9}" + "".join(f"{cell:>10}" for cell in cells))
-    lines.append("")
-    judged = f", {scores.num_localised} of them judged for localisation" * bool(scores.localisation)
-    return "\n".join([*lines, f"{scores.num_images} images{judged}", *scores.notes])
+    return "\n".join([*lines, "", f"{scores.protocol}: {describe_rules(scores)}", *scores.notes])
+
+
+def describe_rules(scores: ClsLocScores) -> str:
+    """Return what the numbers rest on, one line."""
+    rules = f"classification over {scores.num_images} images"
+    if scores.localisation is None:
+        return rules
+    left_out = scores.num_images - scores.num_localised
+    return (
+        f"{rules}; localisation over {scores.num_localised}, {left_out} left out by the blacklist "
+        "or for want of boxes; IoU >= 0.5 with any object of the image, widths xmax - xmin + 1"
+    )

@@ -28,7 +28,7 @@ from detect.scoring.coco_matching import (
     match_coco,
 )
 from detect.scoring.coco_official import score_checked, score_unchecked
-from detect.scoring.scores import ClassScore, Scores, class_scores
+from detect.scoring.scores import Scores, class_scores
 from detect.scoring.tables import ScoredBoxes, check_columns
 
 __all__ = ["COCO_DROP", "COCO_REPAIR", "ENGINES", "score_coco", "score_coco_files"]
@@ -145,18 +145,16 @@ def _score(results: CocoResults, instances: Instances, engine: Engine) -> Scores
         classes=classes,
         matches=matches,
         stats=stats,
-        rules=_rules(classes, len(instances.names), engine),
+        rules=_rules(len(instances.names), engine),
         notes=notes,
     )
 
 
-def _rules(classes: Sequence[ClassScore], num_images: int, engine: str) -> str:
-    defined = sum(score.ap is not None for score in classes)
+def _rules(num_images: int, engine: str) -> str:
     by = f"; computed by pycocotools {version('pycocotools')}" if engine == "pycocotools" else ""
     return (
         f"AP at 101 recalls, mean over IoU 0.50:0.05:0.95; the {MAX_DETECTIONS} best detections of "
-        f"an image and class; crowds count neither way; {num_images} images; mean over the "
-        f"{defined} of {len(classes)} classes with objects{by}"
+        f"an image and class; crowds count neither way; {num_images} images{by}"
     )
 
 
@@ -169,6 +167,6 @@ def _official(predictions: Path, annotations: Path) -> Scores:
         classes=classes,
         matches=matches,
         stats=stats,
-        rules=_rules(classes, matches.truth.num_images, "pycocotools"),
+        rules=_rules(matches.truth.num_images, "pycocotools"),
         notes=("The files were handed to pycocotools unchecked.",),
     )

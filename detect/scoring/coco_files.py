@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from detect.data.coco import ANNOTATION_IDS, Instances
 from detect.data.coco_entries import (
     BAD_BOX,
+    TOLERANCE,
     BoxColumns,
     EntryKinds,
     box_columns,
     check_ids_and_boxes,
+    find_corners,
 )
 from detect.data.problems import Kind, Problems
 from detect.data.sources import InputError, read_bytes, read_json
@@ -28,6 +30,7 @@ from detect.scoring.coco_json import parse_results
 from detect.scoring.coco_matching import to_corners
 from detect.scoring.run_names import (
     DROPPED,
+    lone_list_note,
     match_classes,
     match_images,
     matching_notes,
@@ -38,9 +41,6 @@ from detect.scoring.tables import ScoredBoxes
 XYXY = "xyxy"
 COCO_DROP = ("malformed", "not_finite", "unknown_image", "unknown_category", "bad_box")
 COCO_REPAIR = (XYXY, ANNOTATION_IDS)
-
-_TOLERANCE = 2  # pixels by which a box may leave its image unremarked: rounding does no more
-_LEAVING, _PROPER = 0.10, 0.99  # shares of boxes from which a file is taken to hold corners
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,15 @@ def ids_of_file(predictions: Path, instances: Instances) -> ResultIds:
     """
     run = read_run_names(predictions)
     if run is None:
-        return ids_of_truth(instances)
+        return replace(ids_of_truth(instances), notes=tuple(lone_list_note(predictions)))
     labels = {name: i for i, name in enumerate(instances.class_names)}
     classes = match_classes(run.classes, labels, str(predictions.parent / "categories.json"))
     return ResultIds(
-        match_images(run.images, {name: i for i, name in enumerate(instances.names)}),
+        match_images(
+            run.images,
+            {name: i for i, name in enumerate(instances.names)},
+            str(predictions.parent / "images.txt"),
+        ),
         classes,
         run.images,
         "one of images.txt or categories.json with a namesake in the ground truth",
@@ -188,6 +192,8 @@ def check_results(
         corners=to_corners(boxes),
     )
     empty = [f"{where}: nothing was detected"] if nothing else []
+    if dropped := int(np.count_nonzero(~wrong & (labels == DROPPED))):
+        empty.append(f"{where}: {dropped} detections of these classes left out")
     return CocoResults(found, boxes, (*ids.notes, *problems.notes(), *box_notes, *empty))
 
 
@@ -237,31 +243,27 @@ def _look_up(ids: NDArray[np.int64], table: Mapping[int, int]) -> NDArray[np.int
 def _check_corners(
     results: BoxColumns, instances: Instances, ids: ResultIds, problems: Problems, repair: bool
 ) -> tuple[BoxColumns, list[str]]:
-    """Decide whether the file holds corners, ``x1, y1, x2, y2``, instead of sizes.
-
-    It does if many boxes leave their images as ``x, y, width, height`` while nearly all are proper
-    boxes inside their images as corners. Images of unknown size tell nothing.
+    """Refuse or convert a file that holds corners, ``x1, y1, x2, y2``; see ``find_corners``.
 
     Returns:
         The results, converted if that is wanted, and notes.
     """
     images = _look_up(results.image_ids, ids.images)
     sizes = np.vstack([instances.sizes, (0, 0)])[images]  # of unknown images, the last row
-    known = (sizes > 0).all(axis=1) & np.isfinite(results.boxes).all(axis=1)
-    boxes, limits = results.boxes, sizes + _TOLERANCE
-    inside = (boxes[:, :2] >= -_TOLERANCE).all(axis=1)
-    fits = (boxes[:, :2] + boxes[:, 2:] <= limits).all(axis=1)
-    leaving = np.logical_and(known, ~(inside & fits))
-    ordered = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    proper = known & inside & ordered & (boxes[:, 2:] <= limits).all(axis=1)
-    total, count = np.count_nonzero(known), np.count_nonzero(leaving)
+    boxes = results.boxes
+    leaving, total, corners = find_corners(boxes, sizes)
+    count = int(np.count_nonzero(leaving))
     tell = f"{count} of {total} boxes leave their image as [x, y, width, height]"
-    corners = count > 0 and count >= _LEAVING * total
-    if not (corners and np.count_nonzero(proper) >= _PROPER * total):
-        notes = [f"{problems.source}: {tell} by more than {_TOLERANCE} pixels"] if count else []
+    if not corners:
+        notes = [f"{problems.source}: {tell} by more than {TOLERANCE} pixels"] if count else []
         if repair:
             notes.append(
                 f"{problems.source}: boxes are no corners, repair=[{XYXY}] changed nothing"
+            )
+        if len(boxes) and not instances.sizes.any():
+            notes.append(
+                f"{problems.source}: the images have no width and height; whether boxes leave "
+                "their image could not be checked"
             )
         return results, notes
     if repair:

@@ -75,13 +75,13 @@ def score_ilsvrc_files(
     with ThreadPoolExecutor(1) as pool:  # numbers are parsed and sorted while Python reads XML
         reading = pool.submit(read_predictions)
         try:
-            found_xml = read_annotations(annotations, list(ids), any_box=official)
+            found_xml = read_annotations(annotations, list(ids), any_box=True)
             check_classes(found_xml, labels, annotations)
         except InputError as error:
             raise _joined(error, reading.exception()) from error
     truth = _ground_truth(found_xml, ids.values(), labels)
     found, notes = reading.result()
-    notes += form_notes(found, truth, predictions)
+    notes += form_notes(found, truth, predictions) + _object_notes(found_xml, annotations)
     scores = score_ilsvrc(found, truth, synsets.names, pairs, official=official)
     return replace(scores, notes=tuple(notes))
 
@@ -113,7 +113,7 @@ def score_voc_files(
         InputError: If a file is missing or malformed, or no object is of any class.
     """
     names = read_voc_list(image_list)
-    found_xml = read_annotations(annotations, names, any_box=official)
+    found_xml = read_annotations(annotations, names, any_box=True)
     annotated = set(found_xml.classes)
     if classes is None:
         class_names = sorted(annotated | set(found_classes(predictions)))
@@ -126,11 +126,12 @@ def score_voc_files(
             f"{len(names)} images of {image_list}; are these the right classes?"
         )
     truth = _ground_truth(found_xml, range(1, len(names) + 1), labels)
-    missing = classes is None
+    missing = not isinstance(classes, Path)
     found, notes = read_voc_predictions(
         predictions, truth, class_names, drop=drop, missing=missing, any_score=official
     )
     scores = score_voc(found, truth, class_names, metric=metric, official=official)
+    notes += _object_notes(found_xml, annotations)
     if others := sorted(annotated - labels.keys()):
         notes.append(f"Annotated, but not scored: {', '.join(others)}")
     return replace(scores, notes=tuple(notes))
@@ -139,6 +140,19 @@ def score_voc_files(
 def _joined(*errors: BaseException | None) -> InputError:
     """Tell of all files that are wrong at once."""
     return InputError("\n".join(str(error) for error in errors if isinstance(error, InputError)))
+
+
+def _object_notes(annotations: Annotations, source: Path) -> list[str]:
+    """Tell of objects that nothing can find, for they end before they begin."""
+    xmin, ymin, xmax, ymax = annotations.corners.T
+    inverted = np.flatnonzero((xmax - xmin + 1 <= 0) | (ymax - ymin + 1 <= 0))
+    if not len(inverted):
+        return []
+    name = annotations.names[annotations.images[inverted[0]]]
+    return [
+        f"{source}: {len(inverted)} objects end before they begin and cannot be found, the first "
+        f"in {name}.xml: {annotations.classes[inverted[0]]}"
+    ]
 
 
 def _ground_truth(

@@ -117,11 +117,12 @@ def _images_by_class(
 def _rules(
     truth: GroundTruth, skipped: Sequence[NDArray[np.int32]], to_find: NDArray[np.bool_]
 ) -> str:
-    pairs = sum(map(len, skipped))
+    pairs, objects = sum(map(len, skipped)), int(np.count_nonzero(~to_find))
+    blacklist = f"{pairs} blacklisted pairs of image and class take {objects} objects away"
     return (
-        "IoU >= min(0.5, w h / ((w + 10) (h + 10))), sides w, h with the last pixel; area under "
-        f"the curve; no cap on detections; {pairs} blacklisted pairs of image and class take "
-        f"{int(np.count_nonzero(~to_find))} objects away; {truth.num_images} images"
+        "IoU >= min(0.5, w h / ((w + 10) (h + 10))), w = xmax - xmin + 1, h alike; area under the "
+        f"curve; no cap on detections; {blacklist if pairs else 'nothing blacklisted'}; "
+        f"{truth.num_images} images"
     )
 
 

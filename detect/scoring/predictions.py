@@ -14,6 +14,8 @@ from detect.data.problems import InputError, Kind, Problems
 from detect.data.voc import VOC_PREFIX, voc_file_names
 from detect.scoring.lines import NumberLines, read_number_lines
 from detect.scoring.run_names import (
+    DROPPED,
+    lone_list_note,
     match_classes,
     match_images,
     matching_notes,
@@ -35,6 +37,11 @@ UNKNOWN_NAME = Kind(
     "unknown_image",
     "is not in the image list",
     "score with the list the file was made for, or leave such lines out with drop=[unknown_image]",
+)
+INVERTED = Kind(
+    "inverted",
+    "ends before it begins, as most boxes of the file do",
+    "write xmin ymin xmax ymax, not x y width height; official=true takes boxes as they are",
 )
 UNKNOWN_CLASS = Kind(
     "unknown_class",
@@ -75,8 +82,10 @@ def read_ilsvrc_predictions(
     if names is None:
         images = dict(zip(truth.image_ids.tolist(), range(truth.num_images), strict=True))
         classes = {label + 1: label for label in range(len(synsets.names))}
+        notes += lone_list_note(path)
     else:
-        images = match_images(names.images, {name: i for i, name in enumerate(truth.names)})
+        by_name = {name: i for i, name in enumerate(truth.names)}
+        images = match_images(names.images, by_name, str(path.parent / "images.txt"))
         known = {**synsets.label_of(), **{name: i for i, name in enumerate(synsets.names)}}
         classes = match_classes(names.classes, known, str(path.parent / "categories.json"))
         notes = matching_notes(path, names, classes)
@@ -92,12 +101,18 @@ def read_ilsvrc_predictions(
     ):
 
         def describe(row: int, what: str = what, column: int = column) -> tuple[str, str]:
-            return lines.place(row), f"{what} {lines.values[row, column]:.12g}"
+            value = lines.values[row, column]
+            text = f"{what} {int(value) if value.is_integer() else value}"
+            if names is not None and column == 0 and value in names.images:
+                text = f"{text}, {names.images[int(value)]!r},"
+            return lines.place(row), text
 
         problems.add_rows(kind, translated == _UNKNOWN, describe)
+    _check_inverted(found, lines, problems, any_score)
     problems.raise_if_any()
-    found = _kept(found)
-    return found, [*notes, *problems.notes()]
+    if dropped := int(np.count_nonzero(found.labels == DROPPED)):
+        notes.append(f"{path}: {dropped} detections of these classes left out")
+    return _kept(found), [*notes, *problems.notes()]
 
 
 def read_voc_predictions(
@@ -139,14 +154,15 @@ def read_voc_predictions(
             continue
         problems = Problems(str(path), drop)
         lines = read_number_lines(path, 5, VOC_FORM, problems, any_number=any_score)
-        found = _of_class(lines, label, positions, problems)
+        found = _of_class(lines, label, positions, problems, path)
+        _check_inverted(found, lines, problems, any_score)
         try:
             problems.raise_if_any()
         except InputError as error:
             messages.append(str(error))
         parts.append(_kept(found))
         notes += problems.notes() + form_notes(parts[-1], truth, path)
-    if absent and not missing:
+    if absent and (not missing or len(absent) == len(class_names)):
         messages.insert(0, _missing_files(source, absent))
     if messages:
         raise InputError("\n".join(messages))
@@ -182,23 +198,41 @@ def check_choices(setting: str, chosen: Collection[str], choices: Sequence[str])
 
 def _translate(numbers: NDArray[np.float64], table: Mapping[int, int]) -> NDArray[np.int32]:
     """Look whole numbers up, ``[N]`` -> ``[N]``; ``_UNKNOWN`` where the table has none."""
-    keys = [key for key in table if 0 <= key < 2**31]
-    lookup = np.full(max(keys, default=-1) + 2, _UNKNOWN, dtype=np.int32)  # the last: none
-    lookup[keys] = [table[key] for key in keys]
-    none = len(lookup) - 1
-    known = (numbers >= 0) & (numbers < none)
-    with np.errstate(invalid="ignore"):
-        whole = np.where(known, numbers, none).astype(np.int64)
-    whole[whole != np.where(known, numbers, none)] = none
-    return lookup[whole]
+    keys = np.array(sorted(table), dtype=np.float64)  # ids are below 2^53
+    values = np.array([*(table[int(key)] for key in keys), _UNKNOWN], dtype=np.int32)
+    if len(keys) and keys[0] >= 0 and keys[-1] < 10 * len(keys) + 1e6:  # a table is faster
+        places = np.full(int(keys[-1]) + 2, len(keys))
+        places[keys.astype(np.int64)] = np.arange(len(keys))
+        within = (numbers >= 0) & (numbers <= keys[-1])
+        with np.errstate(invalid="ignore"):
+            at = places[np.where(within, numbers, len(places) - 1).astype(np.int64)]
+    else:
+        at = np.searchsorted(keys, numbers)
+    right = np.append(keys, np.nan)[at] == numbers
+    return values[np.where(right, at, len(keys))]
+
+
+def _check_inverted(
+    found: ScoredBoxes, lines: NumberLines, problems: Problems, any_box: bool
+) -> None:
+    """Refuse files most of whose boxes end before they begin: they have another layout."""
+    xmin, ymin, xmax, ymax = found.corners.T
+    inverted = (xmax < xmin) | (ymax < ymin)
+    if any_box or 2 * int(np.count_nonzero(inverted)) <= len(found):
+        return
+    problems.add_rows(
+        INVERTED,
+        inverted,
+        lambda row: (lines.place(row), " ".join(f"{v:.12g}" for v in found.corners[row])),
+    )
 
 
 def _of_class(
-    lines: NumberLines, label: int, positions: Mapping[str, int], problems: Problems
+    lines: NumberLines, label: int, positions: Mapping[str, int], problems: Problems, path: Path
 ) -> ScoredBoxes:
     """Make columns of the lines of one class; images that are not listed are ``_UNKNOWN``."""
     names = dict(enumerate(dict.fromkeys(lines.names)))
-    matched = match_images(names, positions)
+    matched = match_images(names, positions, str(path))
     by_name = {name: matched.get(number, _UNKNOWN) for number, name in names.items()}
     images = np.fromiter((by_name[name] for name in lines.names), np.int32, len(lines))
     problems.add_rows(
@@ -222,15 +256,13 @@ def form_notes(found: ScoredBoxes, truth: GroundTruth, path: Path) -> list[str]:
         return [f"{path}: holds no detection"]
     notes = []
     xmin, ymin, xmax, ymax = found.corners.T
-    inverted = int(np.count_nonzero((xmax < xmin) | (ymax < ymin)))
-    if inverted:
-        hint = "; are they x, y, width, height?" if inverted > len(found) / 5 else ""
-        notes.append(f"{path}: {inverted} boxes end before they begin (xmax < xmin){hint}")
+    if inverted := int(np.count_nonzero((xmax < xmin) | (ymax < ymin))):
+        notes.append(f"{path}: {inverted} of {len(found)} boxes end before they begin")
     if truth.sizes.any():
         width, height = truth.sizes[found.images].T
         leaving = (xmin < 0) | (ymin < 0) | (xmax > width + 1) | (ymax > height + 1)
         if count := int(np.count_nonzero(leaving & (width > 0))):
-            notes.append(f"{path}: {count} boxes leave their image by over a pixel")
+            notes.append(f"{path}: {count} of {len(found)} boxes leave their image by over a pixel")
     return notes
 
 
@@ -266,9 +298,17 @@ def _class_files(source: Path, class_names: Sequence[str]) -> list[Path | None]:
 
 def _missing_files(source: Path, names: Sequence[str]) -> str:
     folder, prefix, suffix = _pattern(source)
+    if source.is_file():
+        return (
+            f"{source}: is a file; give the folder of the results files, or a path with "
+            "* in place of the class's name"
+        )
+    if not folder.is_dir():
+        return f"{folder}: is no folder; give the folder of the results files"
     first = voc_file_names(names)[0].removeprefix(VOC_PREFIX).removesuffix(".txt")
     more = f" nor one of {len(names) - 1} other classes" if len(names) > 1 else ""
+    run = "; a run's files lie in its folder voc" if (folder / "voc").is_dir() else ""
     return (
         f"{folder}: holds no {prefix}{first}{suffix}{more}; write the file, empty if nothing of "
-        "the class was detected, or list the classes to be scored with classes=FILE"
+        f"the class was detected, or list the classes to be scored with classes=FILE{run}"
     )

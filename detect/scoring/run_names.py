@@ -54,7 +54,7 @@ def read_run_names(predictions: Path) -> RunNames | None:
     return RunNames(names, classes)
 
 
-def match_images(names: Mapping[int, str], truth: Mapping[str, int]) -> dict[int, int]:
+def match_images(names: Mapping[int, str], truth: Mapping[str, int], where: str) -> dict[int, int]:
     """Translate numbers of photos by their names; photos without a partner fall out.
 
     Names match as they are, without suffix, or without folder where that is unambiguous.
@@ -62,14 +62,26 @@ def match_images(names: Mapping[int, str], truth: Mapping[str, int]) -> dict[int
     Args:
         names: Name of each photo by its number.
         truth: What the photos of the ground truth are to be called, by name.
+        where: What an error message calls the file of the names.
+
+    Raises:
+        InputError: If two photos would become the same image.
     """
     shortened = _shortened(truth)
-    matched = {}
+    matched: dict[int, int] = {}
+    taken: dict[int, str] = {}
     for number, name in names.items():
-        for key in (name, _stem(name), _stem(name).rpartition("/")[2]):
-            if key in shortened:
-                matched[number] = shortened[key]
-                break
+        keys = (name, _stem(name), _stem(name).rpartition("/")[2])
+        key = next((key for key in keys if key in shortened), None)
+        if key is None:
+            continue
+        image = matched[number] = shortened[key]
+        if image in taken:
+            raise InputError(
+                f"{where}: {taken[image]!r} and {name!r} would both be the image {key!r} of the "
+                "ground truth; leave out one of them"
+            )
+        taken[image] = name
     return matched
 
 
@@ -106,6 +118,19 @@ def matching_notes(predictions: Path, names: RunNames, classes: Mapping[int, int
     if dropped:
         notes.append(f"Not in the ground truth, detections left out: {', '.join(dropped)}")
     return notes
+
+
+def lone_list_note(predictions: Path) -> list[str]:
+    """Warn of a run's list that lies beside a results file without the other one."""
+    names = ("images.txt", "categories.json")
+    there = [name for name in names if (predictions.parent / name).is_file()]
+    if len(there) != 1:
+        return []
+    absent = next(name for name in names if name not in there)
+    return [
+        f"{predictions.parent}: holds {there[0]} without {absent}: the ids of {predictions.name} "
+        "were taken as they are, not matched by name"
+    ]
 
 
 def _shortened(truth: Mapping[str, int]) -> dict[str, int]:

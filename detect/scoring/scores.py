@@ -19,7 +19,6 @@ from detect.scoring.average_precision import (
     IGNORED,
     TRUE_POSITIVE,
     average_precision,
-    precision_recall,
 )
 from detect.scoring.matches import Matches
 
@@ -171,13 +170,14 @@ def _best_f1(
 ) -> tuple[float, float | None]:
     """Return the best F1 and its threshold, which cannot part detections of equal score."""
     last = np.flatnonzero(np.diff(scores, append=-np.inf))  # of each run of equal scores
-    precision, recall = (values[last] for values in precision_recall(outcomes, positives))
-    with np.errstate(invalid="ignore"):
-        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
-    if not f1.any():
+    true = np.cumsum(outcomes == TRUE_POSITIVE)[last]
+    counted = np.cumsum(outcomes != IGNORED)[last]
+    f1 = 2 * true / (counted + positives)  # 2 P R / (P + R), without rounding twice
+    best = int(np.argmax(f1)) if len(f1) else 0
+    if not len(f1) or not f1[best]:
         return 0.0, None
-    best = int(np.argmax(f1))
-    return float(f1[best]), float(scores[last[best]])
+    threshold = float(scores[last[best]])
+    return float(f1[best]), threshold if math.isfinite(threshold) else None
 
 
 def to_json(scores: Scores) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def to_json(scores: Scores) -> dict[str, Any]:
     content: dict[str, Any] = {
         "format": scores.format,
         "protocol": scores.protocol,
-        "rules": scores.rules,
+        "rules": describe_rules(scores),
         "official": scores.official,
         "mean_ap": scores.mean_ap,
         "median_ap": scores.median_ap,
@@ -199,6 +199,14 @@ def to_json(scores: Scores) -> dict[str, Any]:
         for entry in classes:
             del entry["ap50"]
     return content
+
+
+def describe_rules(scores: Scores) -> str:
+    """Return what the numbers rest on, one line."""
+    judged = scores.classes[: scores.num_averaged]
+    averaged = [score for score in judged if score.ap is not None]
+    count = len(judged) if scores.official and scores.format != "coco" else len(averaged)
+    return f"{scores.rules}; mean over {count} of {len(scores.classes)} classes"
 
 
 def write_scores(path: Path, scores: Scores) -> None:
@@ -218,7 +226,8 @@ def format_table(scores: Scores) -> str:
     for score in scores.classes:
         counts = (score.positives, score.detections, score.true_positives, score.false_positives)
         cells = [_decimal(score.ap), *map(str, (*counts, score.ignored)), _decimal(score.recall)]
-        cells += [_decimal(score.best_f1), _decimal(score.best_threshold)]
+        threshold = "-" if score.best_threshold is None else f"{score.best_threshold:.4g}"
+        cells += [_decimal(score.best_f1), threshold]
         if scores.stats:
             cells.insert(1, _decimal(score.ap50))
         columns = zip(cells, heads, strict=True)
@@ -228,17 +237,16 @@ def format_table(scores: Scores) -> str:
         )
     lines.append("")
     if scores.stats:
+        lines.append("positives to best F1: at IoU 0.5")
         named = zip(COCO_STATS, scores.stats, strict=True)
         lines += [f"{name:{width}}  {_decimal(value):>6}" for name, value in named]
     lines.append(f"{'mean AP':{width}}  {_decimal(scores.mean_ap):>6}")
     lines.append(f"{'median AP':{width}}  {_decimal(scores.median_ap):>6}")
-    averaged = sum(score.ap is not None for score in scores.classes)
-    lines.append(
-        f"{scores.protocol}: {scores.rules}; mean over {averaged} of {len(scores.classes)} classes"
-    )
+    lines.append(f"{scores.protocol}: {describe_rules(scores)}")
     undefined = [score.name for score in scores.classes if not score.positives]
-    if undefined and not scores.official:
-        lines.append(f"No object to be found, left out of the mean: {', '.join(undefined)}")
+    if undefined:
+        fate = "the official code's own answer" if scores.official else "left out of the mean"
+        lines.append(f"No object to be found, {fate}: {', '.join(undefined)}")
     return "\n".join([*lines, *scores.notes])
 
 

@@ -88,7 +88,7 @@ def score_voc(
     )
     curve = "11 points of the curve" if metric == "2007" else "area under the curve"
     rules = (
-        f"IoU >= {iou_threshold:g}, sides with the last pixel; {curve}; no cap on detections; "
+        f"IoU >= {iou_threshold:g}, widths xmax - xmin + 1; {curve}; no cap on detections; "
         f"{int(np.count_nonzero(truth.ignored))} difficult objects ignored; "
         f"{truth.num_images} images"
     )
