@@ -22,6 +22,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from proposals.cells import Cells, overlay
+
 UNITS = 16  # weight units in one grey level
 _MAX_WEIGHT = 442 * UNITS  # above the distance between black and white, 255 * sqrt(3)
 # Rows and columns from a pixel to the neighbours it shares an edge with, for 4 or 8 neighbours.
@@ -38,28 +40,26 @@ class _Parts(NamedTuple):
     weights: NDArray[np.uint16]  # of the edges, [E]
 
 
-def segment(
-    weights: NDArray[np.uint16], scales: Sequence[tuple[int, int]]
-) -> list[NDArray[np.int32]]:
+def segment(weights: NDArray[np.uint16], scales: Sequence[tuple[int, int]]) -> Cells:
     """Segment an image at several scales.
 
     Args:
         weights: The ``edge_weights`` of the image, ``[H, W, D]``.
-        scales: Pairs ``(k, min_size)``: the scale of observation in grey levels times pixels, and
-            the smallest region in pixels.
+        scales: For each segmentation the scale of observation ``k``, in grey levels times pixels,
+            and ``min_size``, the smallest region in pixels.
 
     Returns:
-        For each scale the region of every pixel, ``[H, W]``, numbered from 0 in raster order.
+        The segmentations; the regions of each are numbered from 0 in raster order.
     """
     height, width, directions = weights.shape
     edges, ends = _sort_edges(weights)
     # How much larger the number of the other pixel of an edge is.
     steps = np.asarray(DIRECTIONS[:directions] @ [width, 1]).astype(np.uint32)
     limit = UNITS * min(k for k, _ in scales)
-    parts = _join_for_all_scales(edges, ends, steps, height * width, limit)
-    return [
-        _join_for_scale(parts, UNITS * k, min_size).reshape(height, width) for k, min_size in scales
-    ]
+    common = _join_for_all_scales(edges, ends, steps, height * width, limit)
+    numbers = np.stack([_join_for_scale(common, UNITS * k, min_size) for k, min_size in scales])
+    cells, regions = overlay(numbers)
+    return Cells(_label_pixels(common.parts, cells).reshape(height, width), regions)
 
 
 def edge_weights(image: NDArray[np.float32], connectivity: int = 4) -> NDArray[np.uint16]:
@@ -225,12 +225,12 @@ def _number_parts(
 
 @njit(cache=True, nogil=True)
 def _join_for_scale(common: _Parts, limit: int, min_size: int) -> NDArray[np.int32]:
-    """Finish the segmentation for one scale; return the region of each pixel, ``[P]``.
+    """Finish the segmentation for one scale; return the region of each part, ``[T]``.
 
     The home of each part is found in one step, which is faster than a tree where edges outnumber
     parts; the members of a component are chained in a ring, and the smaller ring is renamed.
     """
-    parts, edges, weights = common.parts, common.edges, common.weights
+    edges, weights = common.edges, common.weights
     size = common.sizes.copy()
     home = np.arange(size.size).astype(np.uint32)
     ring = np.arange(size.size).astype(np.uint32)
@@ -252,18 +252,14 @@ def _join_for_scale(common: _Parts, limit: int, min_size: int) -> NDArray[np.int
         if a != b and min(size[a], size[b]) < min_size:
             _rename_smaller(a, b, home, ring, members, size)
 
-    # _Parts are numbered in raster order; in the order of its first part each region gets a number.
+    # Parts are numbered in raster order; in the order of its first part each region gets a number.
     number = np.full(size.size, -1, dtype=np.int32)
     count = 0
     for part in range(size.size):
         if number[home[part]] == -1:
             number[home[part]] = count
             count += 1
-    numbers = number[home]
-    labels = np.empty(parts.size, dtype=np.int32)
-    for pixel in range(parts.size):
-        labels[pixel] = numbers[parts[pixel]]
-    return labels
+    return number[home]
 
 
 @njit(cache=True, nogil=True)
@@ -288,3 +284,12 @@ def _rename_smaller(
     members[a] += members[b]
     size[a] += size[b]
     return a
+
+
+@njit(cache=True, nogil=True)
+def _label_pixels(parts: NDArray[np.uint32], cells: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the cell of each pixel, ``[P]``, from the cell of each part."""
+    labels = np.empty(parts.size, dtype=np.int32)
+    for pixel in range(parts.size):
+        labels[pixel] = cells[parts[pixel]]
+    return labels

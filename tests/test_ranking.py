@@ -27,7 +27,7 @@ def search(
     weights = edge_weights(image.astype(np.float32))
     codes = texture_codes(image)
     hierarchies, neighbours, segments = [], [], []
-    for labels in segment(weights, scales):
+    for labels in segment(weights, scales).maps():
         count = int(labels.max()) + 1
         touching = find_neighbours(labels, count, weights)
         regions = measure(labels, count, image, codes)
