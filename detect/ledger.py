@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +41,8 @@ class Ledger:
     ``append`` returns, so that a killed process loses at most the photo in work. Boxes and scores
     come back bit by bit. Nothing in the file depends on the time or on the machine.
 
-    Use ``Ledger.open``; close it, or use it in a ``with`` statement.
+    Use ``Ledger.open``; close it, or use it in a ``with`` statement. While one thread appends,
+    others may ``get``.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Ledger:
         self._lock = lock
         self._lines: dict[str, tuple[str, int, int]] = {}  # name -> fingerprint, offset, length
         self._file = -1
+        self._turn = threading.Lock()  # reading and appending both move the file's position
 
     @classmethod
     def open(
@@ -111,8 +114,9 @@ class Ledger:
         start = os.fstat(self._file).st_size
         try:
             written = 0
-            while written < len(line):
-                written += os.write(self._file, line[written:])
+            with self._turn:
+                while written < len(line):
+                    written += os.write(self._file, line[written:])
             os.fsync(self._file)
         except BaseException:
             os.ftruncate(self._file, start)  # or the next line would follow half a line
@@ -159,8 +163,9 @@ class Ledger:
         self.close()
 
     def _read(self, offset: int, length: int) -> bytes:
-        os.lseek(self._file, offset, os.SEEK_SET)
-        return os.read(self._file, length)
+        with self._turn:
+            os.lseek(self._file, offset, os.SEEK_SET)
+            return os.read(self._file, length)
 
     def _resume(self) -> None:
         """Read the file, cut off a torn last line, and keep it open for appending."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from proposals.grouping import Hierarchy
 from proposals.neighbours import Neighbours
+from proposals.votes import count_votes
 
 FEATURES = (
     "log area",
@@ -35,7 +36,6 @@ FEATURES = (
     "votes 1.0",
 )
 NUM_OWN = len(FEATURES) - 3  # all but the votes
-_AGREEMENT = 0.7, 0.9  # IoU at which two boxes count as the same finding; also exactly the same
 
 
 class Evidence(NamedTuple):
@@ -208,95 +208,3 @@ def _sum_up(
             leaves[parents[i]] += leaves[i]
             child[parents[i]] = max(child[parents[i]], area[i])
     return area, child, leaves
-
-
-@njit(cache=True, nogil=True)
-def count_votes(
-    boxes: NDArray[np.int32], regions: NDArray[np.int64], ends: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Count in how many hierarchies each box is found, about and exactly.
-
-    Args:
-        boxes: Distinct boxes, sorted by area, ``[N, 4]``.
-        regions: The box of each region, one hierarchy after the other, ``[M]``.
-        ends: Where the regions of each hierarchy end, ``[S]``.
-
-    Returns:
-        ``[N, 3]``: hierarchies with this box, summed over all boxes that overlap it by at least
-        each IoU of ``_AGREEMENT``, and for the box itself.
-    """
-    count = len(boxes)
-    found = np.zeros(count, dtype=np.int32)
-    latest = np.full(count, -1)
-    start = 0
-    for number, end in enumerate(ends):
-        for i in range(start, end):
-            if latest[regions[i]] != number:
-                latest[regions[i]] = number
-                found[regions[i]] += 1
-        start = end
-
-    areas = measure_areas(boxes)
-    low = np.float32(_AGREEMENT[0])
-    corners = np.ascontiguousarray(boxes.T).astype(np.float32)
-    iou = np.empty(count, dtype=np.float32)
-    about, almost = found.copy(), found.copy()
-    for i in range(count):
-        # Each pair once: the box and larger ones.
-        begin, end = i + 1, np.searchsorted(areas, areas[i] / low, side="right")
-        overlaps = iou[: max(0, end - begin)]
-        overlaps_with(corners, areas, i, begin, end, overlaps)
-        given = _vote(overlaps, found[begin:end], found[i], about[begin:end], almost[begin:end])
-        about[i] += given[0]
-        almost[i] += given[1]
-    return np.stack((about, almost, found), axis=1).astype(np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _vote(
-    overlaps: NDArray[np.float32],
-    found: NDArray[np.int32],
-    own: np.int32,
-    about: NDArray[np.int32],
-    almost: NDArray[np.int32],
-) -> tuple[np.int32, np.int32]:
-    """Give a box's votes to those that overlap it; return what they give to it."""
-    low, high = np.float32(_AGREEMENT[0]), np.float32(_AGREEMENT[1])
-    roughly = closely = np.int32(0)
-    for j in range(len(overlaps)):
-        near, same = np.int32(overlaps[j] >= low), np.int32(overlaps[j] >= high)
-        about[j] += np.int32(own * near)
-        almost[j] += np.int32(own * same)
-        roughly += np.int32(found[j] * near)
-        closely += np.int32(found[j] * same)
-    return roughly, closely
-
-
-@njit(cache=True, nogil=True)
-def measure_areas(boxes: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Return the areas of boxes, ``[N]``."""
-    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float32)
-    return sides[:, 0] * sides[:, 1]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")  # a test for zero would not be vectorised
-def overlaps_with(
-    corners: NDArray[np.float32],
-    areas: NDArray[np.float32],
-    i: int,
-    begin: int,
-    end: int,
-    iou: NDArray[np.float32],
-) -> None:
-    """Write the IoU of box ``i`` with boxes ``begin`` to ``end``; no branches, hence vectorised."""
-    zero = np.float32(0)
-    left, top, right, bottom = corners[:, i]
-    area = areas[i]
-    x1, y1 = corners[0][begin:end], corners[1][begin:end]
-    x2, y2 = corners[2][begin:end], corners[3][begin:end]
-    others = areas[begin:end]
-    for j in range(len(iou)):
-        w = (x2[j] if x2[j] < right else right) - (x1[j] if x1[j] > left else left)
-        h = (y2[j] if y2[j] < bottom else bottom) - (y1[j] if y1[j] > top else top)
-        common = (w if w > zero else zero) * (h if h > zero else zero)
-        iou[j] = common / (area + others[j] - common)

@@ -8,9 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from proposals.cells import find_slot
 from proposals.segmentation import DIRECTIONS
-
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads keys evenly
 
 
 class Neighbours(NamedTuple):
@@ -49,18 +48,49 @@ def find_neighbours(
         capacity *= 2
 
 
+class _Table(NamedTuple):
+    """Pairs that were found so far, and an open hash table of them, at most half full."""
+
+    slots: NDArray[np.int64]  # keys, -1 where there is none
+    numbers: NDArray[np.int32]  # of the pair in each slot
+    pairs: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    contrasts: NDArray[np.int64]
+
+
+@njit(cache=True, nogil=True)
+def _make_table(capacity: int) -> _Table:
+    return _Table(
+        np.full(capacity, -1, dtype=np.int64),
+        np.empty(capacity, dtype=np.int32),
+        np.empty((capacity // 2, 2), dtype=np.int64),
+        np.zeros(capacity // 2, dtype=np.int32),
+        np.zeros(capacity // 2, dtype=np.int64),
+    )
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _find_pair(table: _Table, key: np.int64, count: int) -> int:
+    """Return the number of a pair, which gets the number ``count`` if it is not there yet."""
+    slot = find_slot(table.slots, key)
+    if table.slots[slot] == -1:
+        table.slots[slot], table.numbers[slot] = key, count
+        table.pairs[count, 0], table.pairs[count, 1] = key >> 32, key & 0xFFFFFFFF
+    return int(table.numbers[slot])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _pair_key(one: np.int32, other: np.int32) -> np.int64:
+    return np.int64(np.int64(min(one, other)) << 32 | np.int64(max(one, other)))
+
+
 @njit(cache=True, nogil=True)
 def _gather_pairs(
     labels: NDArray[np.int32], weights: NDArray[np.uint16], capacity: int
 ) -> Neighbours:
     """Find up to ``capacity / 2`` pairs; that many mean that there may be more."""
     height, width = labels.shape
-    slots = np.full(capacity, -1, dtype=np.int64)  # open hash table of keys, at most half full
-    numbers = np.empty(capacity, dtype=np.int32)  # of the pair in each slot
-    mask = np.uint64(capacity - 1)
-    pairs = np.empty((capacity // 2, 2), dtype=np.int64)
-    lengths = np.zeros(capacity // 2, dtype=np.int32)
-    contrasts = np.zeros(capacity // 2, dtype=np.int64)
+    table = _make_table(capacity)
     count = 0
     for direction in range(weights.shape[2]):
         dy, dx = DIRECTIONS[direction]
@@ -72,20 +102,36 @@ def _gather_pairs(
             for x in range(here.size):
                 if here[x] == there[x]:
                     continue
-                a, b = min(here[x], there[x]), max(here[x], there[x])
-                found = np.int64(a) << 32 | np.int64(b)
+                found = _pair_key(here[x], there[x])
                 if found != key:  # along a boundary the same pair comes again and again
+                    if 2 * count == capacity:
+                        return Neighbours(table.pairs, table.lengths, table.contrasts)
                     key = found
-                    slot = np.uint64(key) * _SPREAD >> np.uint64(40) & mask
-                    while slots[slot] != key and slots[slot] != -1:
-                        slot = (slot + np.uint64(1)) & mask
-                    if slots[slot] == -1:
-                        if count == len(pairs):
-                            return Neighbours(pairs, lengths, contrasts)
-                        slots[slot], numbers[slot] = key, count
-                        pairs[count, 0], pairs[count, 1] = a, b
-                        count += 1
-                    pair = numbers[slot]
-                lengths[pair] += 1
-                contrasts[pair] += sharpness[x]
-    return Neighbours(pairs[:count], lengths[:count], contrasts[:count])
+                    pair = _find_pair(table, key, count)
+                    count += int(pair == count)
+                table.lengths[pair] += 1
+                table.contrasts[pair] += sharpness[x]
+    return Neighbours(table.pairs[:count], table.lengths[:count], table.contrasts[:count])
+
+
+@njit(cache=True, nogil=True)
+def merge_neighbours(neighbours: Neighbours, into: NDArray[np.int32]) -> Neighbours:
+    """Find the pairs of larger regions that touch.
+
+    Args:
+        neighbours: What touches among ``A`` regions, such as cells.
+        into: The larger region that each goes into, ``[A]``.
+    """
+    capacity = 2
+    while capacity < 2 * len(neighbours.pairs):
+        capacity *= 2
+    table = _make_table(capacity)
+    count = 0
+    for e in range(len(neighbours.pairs)):
+        one, other = into[neighbours.pairs[e, 0]], into[neighbours.pairs[e, 1]]
+        if one != other:
+            pair = _find_pair(table, _pair_key(one, other), count)
+            count += int(pair == count)
+            table.lengths[pair] += neighbours.lengths[e]
+            table.contrasts[pair] += neighbours.contrasts[e]
+    return Neighbours(table.pairs[:count], table.lengths[:count], table.contrasts[:count])

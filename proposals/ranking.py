@@ -13,9 +13,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from proposals.evidence import Evidence, box_codes, gather, measure_areas, overlaps_with
+from proposals.evidence import Evidence, box_codes, gather
 from proposals.grouping import Hierarchy
 from proposals.ranking_table import HIDDEN, OUTPUT
+from proposals.votes import measure_areas, overlaps_with
 
 _HEAD = 1000  # so many boxes are kept apart; the rest follows by what is left of its score
 _OVERLAP = 0.5  # IoU from which a box repeats another one, the lowest that recall asks for

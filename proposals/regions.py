@@ -69,6 +69,38 @@ def measure(
 
 
 @njit(cache=True, nogil=True)
+def merge_regions(regions: Regions, into: NDArray[np.int32]) -> Regions:
+    """Sum up regions to larger ones.
+
+    Args:
+        regions: ``A`` regions, such as cells.
+        into: The larger region that each goes into, ``[A]``.
+    """
+    count = into.max() + 1
+    sizes = np.zeros(count, dtype=np.int64)
+    boxes = np.empty((count, 4), dtype=np.int32)
+    boxes[:, :2] = regions.boxes.max()
+    boxes[:, 2:] = 0
+    colour = np.zeros((count, regions.colour.shape[1]), dtype=np.int32)
+    texture = np.zeros((count, regions.texture.shape[1]), dtype=np.int32)
+    for part in range(into.size):
+        whole = into[part]
+        sizes[whole] += regions.sizes[part]
+        for side in range(2):
+            boxes[whole, side] = min(boxes[whole, side], regions.boxes[part, side])
+            boxes[whole, side + 2] = max(boxes[whole, side + 2], regions.boxes[part, side + 2])
+        _add(regions.colour[part], colour[whole])
+        _add(regions.texture[part], texture[whole])
+    return Regions(sizes, boxes, colour, texture)
+
+
+@njit(cache=True, nogil=True)
+def _add(counts: NDArray[np.int32], total: NDArray[np.int32]) -> None:
+    for i in range(total.size):
+        total[i] += counts[i]
+
+
+@njit(cache=True, nogil=True)
 def _count(
     labels: NDArray[np.int32],
     shades: NDArray[np.uint8],

@@ -22,6 +22,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from proposals.cells import Cells, overlay
+
 UNITS = 16  # weight units in one grey level
 _MAX_WEIGHT = 442 * UNITS  # above the distance between black and white, 255 * sqrt(3)
 # Rows and columns from a pixel to the neighbours it shares an edge with, for 4 or 8 neighbours.
@@ -38,28 +40,26 @@ class _Parts(NamedTuple):
     weights: NDArray[np.uint16]  # of the edges, [E]
 
 
-def segment(
-    weights: NDArray[np.uint16], scales: Sequence[tuple[int, int]]
-) -> list[NDArray[np.int32]]:
+def segment(weights: NDArray[np.uint16], scales: Sequence[tuple[int, int]]) -> Cells:
     """Segment an image at several scales.
 
     Args:
         weights: The ``edge_weights`` of the image, ``[H, W, D]``.
-        scales: Pairs ``(k, min_size)``: the scale of observation in grey levels times pixels, and
-            the smallest region in pixels.
+        scales: For each segmentation the scale of observation ``k``, in grey levels times pixels,
+            and ``min_size``, the smallest region in pixels.
 
     Returns:
-        For each scale the region of every pixel, ``[H, W]``, numbered from 0 in raster order.
+        The segmentations; the regions of each are numbered from 0 in raster order.
     """
     height, width, directions = weights.shape
-    edges, sorted_weights = _sort_edges(weights)
+    edges, ends = _sort_edges(weights)
     # How much larger the number of the other pixel of an edge is.
     steps = np.asarray(DIRECTIONS[:directions] @ [width, 1]).astype(np.uint32)
     limit = UNITS * min(k for k, _ in scales)
-    parts = _join_for_all_scales(edges, sorted_weights, steps, height * width, limit)
-    return [
-        _join_for_scale(parts, UNITS * k, min_size).reshape(height, width) for k, min_size in scales
-    ]
+    common = _join_for_all_scales(edges, ends, steps, height * width, limit)
+    numbers = np.stack([_join_for_scale(common, UNITS * k, min_size) for k, min_size in scales])
+    cells, regions = overlay(numbers)
+    return Cells(_label_pixels(common.parts, cells).reshape(height, width), regions)
 
 
 def edge_weights(image: NDArray[np.float32], connectivity: int = 4) -> NDArray[np.uint16]:
@@ -101,11 +101,11 @@ def _weigh(
 
 
 @njit(cache=True, nogil=True)
-def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Sort edges by weight, then raster order (counting sort).
 
     Returns:
-        Edges as ``D * pixel + direction``, and their weights.
+        Edges as ``D * pixel + direction``, and where the edges of each weight end.
     """
     flat = weights.ravel()
     heads = np.zeros(_MAX_WEIGHT + 2, dtype=np.uint32)
@@ -115,30 +115,35 @@ def _sort_edges(weights: NDArray[np.uint16]) -> tuple[NDArray[np.uint32], NDArra
     for weight in range(_MAX_WEIGHT + 1):  # where the edges of each one start
         heads[weight + 1] += heads[weight]
     edges = np.empty(heads[_MAX_WEIGHT], dtype=np.uint32)
-    sorted_weights = np.empty(edges.size, dtype=np.uint16)
     for e in range(flat.size):
         key = np.uint64(flat[e])
         if key < _MAX_WEIGHT:
-            place = np.uint64(heads[key])
-            edges[place] = e
-            sorted_weights[place] = key
+            edges[np.uint64(heads[key])] = e
             heads[key] += one
-    return edges, sorted_weights
+    return edges, heads[:_MAX_WEIGHT]
 
 
 @njit(cache=True, nogil=True, inline="always")
 def find(parent: NDArray[np.uint32], node: np.uint32) -> np.uint32:
-    """Return the root of a node, halving the path to it."""
+    """Return the root of a node, halving the path to it.
+
+    The first two steps are taken without asking whether they lead anywhere: nearly all paths are
+    of no more than two, and a branch that cannot be foretold costs more than the steps.
+    """
+    above = parent[parent[node]]
+    parent[node] = above
+    node = above
     while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
+        above = parent[parent[node]]
+        parent[node] = above
+        node = above
     return node
 
 
 @njit(cache=True, nogil=True)
 def _join_for_all_scales(
     edges: NDArray[np.uint32],
-    weights: NDArray[np.uint16],
+    ends: NDArray[np.uint32],
     steps: NDArray[np.uint32],
     num_pixels: int,
     limit: int,
@@ -148,77 +153,84 @@ def _join_for_all_scales(
     A component is closed by the first refused edge that touches it, on both sides: from there on
     scales may differ. All later edges at a closed component are kept for them.
     """
-    parent = np.arange(num_pixels).astype(np.uint32)
+    parent = np.arange(np.uint32(num_pixels), dtype=np.uint32)
     size = np.ones(num_pixels, dtype=np.int32)
-    inner = np.zeros(num_pixels, dtype=np.uint16)
-    threshold = np.full(num_pixels, limit, dtype=np.int32)  # -1 once closed
+    threshold = np.full(num_pixels, limit, dtype=np.int32)  # its complement, below 0, once closed
     kept = np.empty((edges.size, 2), dtype=np.uint32)
     kept_weights = np.empty(edges.size, dtype=np.uint16)
     num_kept = np.uint64(0)
     shift = np.uint32(steps.size // 2)  # 2 or 4 directions
     mask = np.uint32(steps.size - 1)
-    for i in range(edges.size):
-        edge, w = edges[i], np.int32(weights[i])
-        pixel = edge >> shift
-        a = find(parent, pixel)
-        b = find(parent, np.uint32(pixel + steps[edge & mask]))
-        if a == b:
-            continue
-        if w <= min(threshold[a], threshold[b]):
-            if size[a] < size[b]:
-                a, b = b, a
-            parent[b] = a
-            size[a] += size[b]
-            inner[a] = w
-            threshold[a] = w + limit // size[a]
-        else:
-            threshold[a] = -1
-            threshold[b] = -1
-            kept[num_kept, 0] = a
-            kept[num_kept, 1] = b
-            kept_weights[num_kept] = w
-            num_kept += np.uint64(1)
-    return _number_parts(parent, size, inner, kept[:num_kept], kept_weights[:num_kept].copy())
+    i = np.uint64(0)
+    for weight in range(ends.size):
+        w = np.int32(weight)
+        while i < ends[weight]:
+            edge = edges[i]
+            i += np.uint64(1)
+            pixel = edge >> shift
+            a = find(parent, pixel)
+            b = find(parent, np.uint32(pixel + steps[edge & mask]))
+            if a == b:
+                continue
+            if w <= min(threshold[a], threshold[b]):
+                if size[a] < size[b]:
+                    a, b = b, a
+                parent[b] = a
+                size[a] += size[b]
+                threshold[a] = w + limit // size[a]
+            else:
+                threshold[a] = min(threshold[a], ~threshold[a])
+                threshold[b] = min(threshold[b], ~threshold[b])
+                kept[num_kept, 0] = a
+                kept[num_kept, 1] = b
+                kept_weights[num_kept] = w
+                num_kept += np.uint64(1)
+    parts, sizes, inner = _number_parts(parent, size, threshold, limit, kept[:num_kept])
+    edges = kept[:num_kept].copy()
+    return _Parts(parts, sizes, inner, edges, kept_weights[:num_kept].copy())
 
 
 @njit(cache=True, nogil=True)
 def _number_parts(
     parent: NDArray[np.uint32],
     size: NDArray[np.int32],
-    inner: NDArray[np.uint16],
+    threshold: NDArray[np.int32],
+    limit: int,
     kept: NDArray[np.uint32],
-    weights: NDArray[np.uint16],
-) -> _Parts:
-    """Number components in raster order of their first pixels."""
+) -> tuple[NDArray[np.uint32], NDArray[np.int32], NDArray[np.int32]]:
+    """Number components in raster order of their first pixels, in ``kept`` as well.
+
+    Returns:
+        The part of each pixel, the sizes of the parts, and the largest weights inside them.
+    """
     unseen = np.uint32(parent.size)
     number = np.full(parent.size, unseen, dtype=np.uint32)
     parts = np.empty(parent.size, dtype=np.uint32)
     sizes = np.empty(parent.size, dtype=np.int32)
-    inners = np.empty(parent.size, dtype=np.int32)
+    inner = np.empty(parent.size, dtype=np.int32)
     count = np.uint32(0)
     for pixel in range(parent.size):
         root = find(parent, np.uint32(pixel))
         if number[root] == unseen:
             number[root] = count
             sizes[count] = size[root]
-            inners[count] = inner[root]
+            inner[count] = max(threshold[root], ~threshold[root]) - limit // size[root]
             count += np.uint32(1)
         parts[pixel] = number[root]
-    edges = np.empty(kept.shape, dtype=np.uint32)
     for i in range(len(kept)):
-        edges[i, 0] = number[kept[i, 0]]
-        edges[i, 1] = number[kept[i, 1]]
-    return _Parts(parts, sizes[:count].copy(), inners[:count].copy(), edges, weights)
+        kept[i, 0] = number[kept[i, 0]]
+        kept[i, 1] = number[kept[i, 1]]
+    return parts, sizes[:count].copy(), inner[:count].copy()
 
 
 @njit(cache=True, nogil=True)
 def _join_for_scale(common: _Parts, limit: int, min_size: int) -> NDArray[np.int32]:
-    """Finish the segmentation for one scale; return the region of each pixel, ``[P]``.
+    """Finish the segmentation for one scale; return the region of each part, ``[T]``.
 
     The home of each part is found in one step, which is faster than a tree where edges outnumber
     parts; the members of a component are chained in a ring, and the smaller ring is renamed.
     """
-    parts, edges, weights = common.parts, common.edges, common.weights
+    edges, weights = common.edges, common.weights
     size = common.sizes.copy()
     home = np.arange(size.size).astype(np.uint32)
     ring = np.arange(size.size).astype(np.uint32)
@@ -240,18 +252,14 @@ def _join_for_scale(common: _Parts, limit: int, min_size: int) -> NDArray[np.int
         if a != b and min(size[a], size[b]) < min_size:
             _rename_smaller(a, b, home, ring, members, size)
 
-    # _Parts are numbered in raster order; in the order of its first part each region gets a number.
+    # Parts are numbered in raster order; in the order of its first part each region gets a number.
     number = np.full(size.size, -1, dtype=np.int32)
     count = 0
     for part in range(size.size):
         if number[home[part]] == -1:
             number[home[part]] = count
             count += 1
-    numbers = number[home]
-    labels = np.empty(parts.size, dtype=np.int32)
-    for pixel in range(parts.size):
-        labels[pixel] = numbers[parts[pixel]]
-    return labels
+    return number[home]
 
 
 @njit(cache=True, nogil=True)
@@ -276,3 +284,12 @@ def _rename_smaller(
     members[a] += members[b]
     size[a] += size[b]
     return a
+
+
+@njit(cache=True, nogil=True)
+def _label_pixels(parts: NDArray[np.uint32], cells: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the cell of each pixel, ``[P]``, from the cell of each part."""
+    labels = np.empty(parts.size, dtype=np.int32)
+    for pixel in range(parts.size):
+        labels[pixel] = cells[parts[pixel]]
+    return labels

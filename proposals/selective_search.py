@@ -13,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from proposals.cells import Cells, overlay
 from proposals.colour import COLOUR_SPACES
 from proposals.compiling import prepare_process
 from proposals.evidence import Evidence, describe
 from proposals.exact_segmentation import segment_exactly
 from proposals.grouping import Hierarchy, group
-from proposals.neighbours import Neighbours, find_neighbours
+from proposals.neighbours import Neighbours, find_neighbours, merge_neighbours
 from proposals.pixels import Pixels, as_pixels
 from proposals.ranking import order_by_evidence, order_by_rcnn
 from proposals.region_tree import RegionTree
-from proposals.regions import measure
+from proposals.regions import Regions, measure, merge_regions
 from proposals.segmentation import edge_weights, segment
 from proposals.similarity import compare, parse_similarity
 from proposals.texture import texture_codes
@@ -65,10 +66,9 @@ class _Space(NamedTuple):
     """The image in one colour space and its segmentations, ready for grouping."""
 
     name: str
-    colours: Pixels
-    codes: NDArray[np.uint8]
-    weights: NDArray[np.uint16]
-    maps: list[NDArray[np.int32]]  # labels at each scale
+    cells: Cells
+    regions: Regions  # the cells
+    neighbours: Neighbours  # among the cells
 
 
 class SelectiveSearch:
@@ -252,16 +252,19 @@ class SelectiveSearch:
         if self.exact:
             options = {"connectivity": self.connectivity}
             maps = [segment_exactly(blurred, *scale, **options) for scale in self.scales]
+            labels, numbers = overlay(np.stack(maps).reshape(len(maps), -1))
+            cells = Cells(labels.reshape(maps[0].shape), numbers)
         else:
-            maps = segment(weights, self.scales)
-        return _Space(name, colours, texture_codes(colours), weights, maps)
+            cells = segment(weights, self.scales)
+        count = cells.regions.shape[1]
+        regions = measure(cells.labels, count, colours, texture_codes(colours))
+        return _Space(name, cells, regions, find_neighbours(cells.labels, count, weights))
 
     def _grow(self, space: _Space, scale: int) -> tuple[Neighbours, list[Hierarchy]]:
         """Join the regions of one segmentation by every similarity."""
-        labels = space.maps[scale]
-        num_regions = int(labels.max()) + 1
-        regions = measure(labels, num_regions, space.colours, space.codes)
-        neighbours = find_neighbours(labels, num_regions, space.weights)
+        into = space.cells.regions[scale]
+        regions = merge_regions(space.regions, into)
+        neighbours = merge_neighbours(space.neighbours, into)
         pairs = compare(regions, neighbours.pairs)
         weights = [parse_similarity(similarity) for similarity in self.similarities]
         return neighbours, [group(regions, pairs, w) for w in weights]
@@ -272,12 +275,13 @@ class SelectiveSearch:
     def _describe(self, space: _Space, scale: int) -> list[Evidence]:
         """Gather what speaks for each region."""
         neighbours, hierarchies = self._grow(space, scale)
-        height, width = space.colours.shape[:2]
+        height, width = space.cells.labels.shape
         return [describe(h, neighbours, width, height, self.min_side) for h in hierarchies]
 
     def _plant(self, space: _Space, scale: int) -> list[RegionTree]:
         ways = zip(self.similarities, self._build(space, scale), strict=True)
+        labels = space.cells.regions[scale][space.cells.labels]
         return [
-            RegionTree(space.maps[scale], *hierarchy, space.name, self.scales[scale], similarity)
+            RegionTree(labels, *hierarchy, space.name, self.scales[scale], similarity)
             for similarity, hierarchy in ways
         ]

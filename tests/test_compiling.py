@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 CODE = """
 import numpy as np
 from proposals.compiling import prepare_process
-from proposals.evidence import measure_areas
+from proposals.votes import measure_areas
 prepare_process()
 prepare_process()
 measure_areas(np.zeros((1, 4), dtype=np.int32))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,17 @@ def test_a_ledger_torn_at_any_byte_is_resumed(tmp_path: Path) -> None:
             assert path.read_bytes() == whole
             ledger.append(result("b", 2, 1), "f")
         assert path.read_bytes() == full
+
+
+def test_results_are_read_while_others_are_appended(tmp_path: Path) -> None:
+    known = [result(f"{i}.png", seed=i, count=1 + 3 * i) for i in range(8)]
+    with open_ledger(tmp_path) as ledger, ThreadPoolExecutor(4) as pool:
+        for photo in known:
+            ledger.append(photo, "x")
+        reads = [(photo, pool.submit(ledger.get, photo.name, "x")) for photo in known * 50]
+        for i in range(50):
+            ledger.append(result(f"new {i}.png", seed=i), "x")
+        assert all(same(read.result(), photo) for photo, read in reads)
 
 
 def test_an_empty_file_is_a_new_ledger(tmp_path: Path) -> None:

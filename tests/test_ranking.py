@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from proposals import evidence, ranking
-from proposals.evidence import FEATURES, Evidence, boundaries, count_votes, describe, gather
+from proposals import ranking
+from proposals.evidence import FEATURES, Evidence, boundaries, describe, gather
 from proposals.grouping import Hierarchy, group
 from proposals.neighbours import Neighbours, find_neighbours
 from proposals.regions import measure
 from proposals.segmentation import edge_weights, segment
 from proposals.similarity import compare
 from proposals.texture import texture_codes
+from proposals.votes import _AGREEMENT, count_votes
 
 WIDTH, HEIGHT = 60, 45
 
@@ -27,7 +28,7 @@ def search(
     weights = edge_weights(image.astype(np.float32))
     codes = texture_codes(image)
     hierarchies, neighbours, segments = [], [], []
-    for labels in segment(weights, scales):
+    for labels in segment(weights, scales).maps():
         count = int(labels.max()) + 1
         touching = find_neighbours(labels, count, weights)
         regions = measure(labels, count, image, codes)
@@ -94,14 +95,34 @@ def test_votes_count_hierarchies_with_nearly_the_same_box() -> None:
     boxes, regions, _ = gather(describe_all(hierarchies, neighbours), WIDTH, HEIGHT)
     ends = np.cumsum([len(h.sizes) for h in hierarchies])
     holders = [sum((h.boxes == box).all(axis=1).any() for h in hierarchies) for box in boxes]
-    low, high = evidence._AGREEMENT
     votes = count_votes(boxes, regions, ends)
     assert votes[:, 2].tolist() == holders
     for box, of_box in zip(boxes, votes, strict=True):
         overlaps = [iou(box.astype(float), other.astype(float)) for other in boxes]
-        for level, found in zip((low, high), of_box, strict=False):
+        for level, found in zip(_AGREEMENT, of_box, strict=False):
             expected = sum(n for n, o in zip(holders, overlaps, strict=True) if o >= level)
             assert found == expected
+
+
+@pytest.mark.parametrize("size", [6, 40, 1000])
+def test_votes_of_many_boxes_equal_those_of_all_pairs(size: int) -> None:
+    rng = np.random.default_rng(size)
+    centres = rng.integers(0, size, (60, 4)).repeat(20, axis=0)  # many nearly the same
+    corners = np.clip(centres + rng.integers(-size // 20, size // 20 + 2, centres.shape), 0, size)
+    one, other = corners[:, :2], corners[:, 2:]
+    boxes = np.concatenate([np.minimum(one, other), np.maximum(one, other) + 1], axis=1)
+    boxes = np.unique(boxes, axis=0).astype(np.int32)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    boxes, areas = boxes[np.argsort(areas)], np.sort(areas).astype(np.float32)
+    low = np.maximum(boxes[:, None, :2], boxes[:, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    common = np.maximum(high - low, 0).prod(axis=2).astype(np.float32)
+    overlaps = common / (areas[:, None] + areas - common)
+    found = count_votes(boxes, np.arange(len(boxes)), np.array([len(boxes)]))
+    for column, level in enumerate(_AGREEMENT):
+        expected = (overlaps >= np.float32(level)).sum(axis=1)
+        np.testing.assert_array_equal(found[:, column], expected)
+    assert (found[:, 0] > found[:, 1]).any()
 
 
 def test_features_of_a_small_hierarchy_are_what_their_names_say() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import lzma
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -38,6 +43,18 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, folder: Path) -> str:
+    """Run a command line; if it ends with a tool, that runs in this process.
+
+    Other tests start every tool in a process of its own, in both forms: see test_tools_*.py.
+    """
+    before, _, last = command.rpartition(" | ")
+    words = shlex.split(last)
+    if words[0] == "python" and words[1].startswith("tools/"):
+        return run_here(words[1:], folder, run_apart(before, folder) if before else "")
+    return run_apart(command, folder)
+
+
+def run_apart(command: str, folder: Path) -> str:
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
@@ -48,6 +65,25 @@ def run(command: str, folder: Path) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def run_here(words: list[str], folder: Path, given: str) -> str:
+    """Run a script with text as standard input in this process, where torch is loaded already."""
+    output = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        mock.patch.object(sys, "argv", words),
+        mock.patch.object(sys, "path", ["", *sys.path]),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode()))),
+        contextlib.redirect_stdout(output),
+    ):
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+            status = None
+        except SystemExit as stop:
+            status = stop.code
+    assert not status, f"{words}\n{output.getvalue()}"
+    return output.getvalue()
 
 
 def add_data(folder: Path, shared: Path) -> None:
@@ -107,8 +143,9 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
     if re.search(r"VOC2007|ilsvrc|ILSVRC|benchmarks/", command):
         add_data(workplace, request.getfixturevalue("shared_dir"))
     if "out/demo" in command:
-        run("python docs/demo/photos.py | python tools/detect.py - out=out/demo", workplace)
-    if "tools/detect.py photos/" in command:
+        detection = "python tools/detect.py - out=out/demo proposer.max_boxes=60"
+        run(f"python docs/demo/photos.py | {detection}", workplace)
+    if "tools/detect.py" in command:
         command += " proposer.max_boxes=60"
     if "tools/train.py" in command:
         command += " training.steps=2"
@@ -142,12 +179,8 @@ def test_python_runs(number: int, workplace: Path) -> None:
         code += "\nassert boxes.shape[1] == 4 and len(boxes) > 100"
     else:
         code += "\nassert 'cat' in detections.names\nassert len(detections.boxes) > 0"
-    subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=workplace,
-        check=True,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-    )
+    with contextlib.chdir(workplace):
+        exec(code, {})
 
 
 @pytest.mark.parametrize("code", DOCS_SNIPPETS)

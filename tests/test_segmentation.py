@@ -76,7 +76,7 @@ def slow_segment(
 
 
 def check(image: Image, scales: Sequence[tuple[int, int]], connectivity: int = 4) -> None:
-    maps = segment(edge_weights(image, connectivity), scales)
+    maps = segment(edge_weights(image, connectivity), scales).maps()
     for labels, (k, min_size) in zip(maps, scales, strict=True):
         assert labels.dtype == np.int32
         np.testing.assert_array_equal(labels, slow_segment(image, k, min_size, connectivity))
@@ -149,14 +149,14 @@ def test_several_scales_at_once_equal_one_after_the_other(
 
 
 def test_a_constant_image_is_one_region() -> None:
-    (labels,) = segment(edge_weights(np.full((30, 20, 3), 77, np.float32)), [(1, 1)])
+    (labels,) = segment(edge_weights(np.full((30, 20, 3), 77, np.float32)), [(1, 1)]).maps()
     assert not labels.any()
 
 
 def test_two_flat_halves_are_two_regions_until_they_are_too_small() -> None:
     image = np.zeros((10, 10, 3), np.float32)
     image[:, 5:] = 255
-    two, one = segment(edge_weights(image), [(50, 50), (50, 51)])
+    two, one = segment(edge_weights(image), [(50, 50), (50, 51)]).maps()
     assert two.max() == 1
     assert (two == (image[..., 0] > 0)).all()
     assert one.max() == 0
@@ -164,12 +164,12 @@ def test_two_flat_halves_are_two_regions_until_they_are_too_small() -> None:
 
 def test_the_largest_scale_joins_everything() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.float32)
-    (labels,) = segment(edge_weights(image), [(10**8, 1)])
+    (labels,) = segment(edge_weights(image), [(10**8, 1)]).maps()
     assert not labels.any()
 
 
 def test_the_largest_possible_weight_is_sorted_too() -> None:
     image = np.zeros((1, 3, 3), np.float32)
     image[0, 1] = 255
-    (labels,) = segment(edge_weights(image), [(1, 1)])
+    (labels,) = segment(edge_weights(image), [(1, 1)]).maps()
     assert labels.tolist() == [[0, 1, 2]]

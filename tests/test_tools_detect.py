@@ -1,4 +1,7 @@
-"""tools/detect.py as a user runs it: a process, its files and its exit status."""
+"""tools/detect.py as a user runs it: its arguments, its files and its exit status.
+
+What does not need a process of its own runs in this one, where torch is loaded already.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +49,31 @@ def command(*arguments: object, checkpoint: Path) -> list[str]:
     ]
 
 
-def run(arguments: list[str], cwd: Path, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, **options)
+@dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[[list[str]], Done]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch, capsys) -> Run:
+    """Run a command in this process, in ``tmp_path``."""
+
+    def run_here(arguments: list[str]) -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", arguments[1:])
+        return Done(tool.main(), *capsys.readouterr())
+
+    return run_here
+
+
+def run_apart(arguments: list[str], cwd: Path, **options) -> Done:
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, **options)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def make_photos(folder: Path, count: int) -> None:
@@ -93,13 +120,13 @@ def make_broken_files(folder: Path) -> int:
     return len(contents) + 2
 
 
-def test_one_good_photo_among_twenty_broken_files(tmp_path, random_checkpoint) -> None:
+def test_one_good_photo_among_twenty_broken_files(tmp_path, run, random_checkpoint) -> None:
     photos = tmp_path / "my photos, [2014] = all"
     make_photos(photos, 1)
     assert make_broken_files(photos) == 20
-    done = run(command(photos, "out=out", checkpoint=random_checkpoint), tmp_path)
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    done = run(command(photos, "out=out", checkpoint=random_checkpoint))
+    assert done.status == 1, done.err
+    assert "Traceback" not in done.err
     skipped = (tmp_path / "out" / "skipped.csv").read_text().splitlines()
     assert skipped[0] == "image,reason"
     named = {line.split(",")[0]: line.partition(",")[2] for line in skipped[1:]}
@@ -110,14 +137,14 @@ def test_one_good_photo_among_twenty_broken_files(tmp_path, random_checkpoint) -
     assert found and {row["image_id"] for row in found} == {1}
     assert (tmp_path / "out" / "images.txt").read_text() == "00 1\n"
     assert (tmp_path / "out" / "drawn" / "00.png.drawn.jpg").is_file()
-    assert "1 photos (0 done before)" in done.stdout
-    assert "20 skipped" in done.stdout
+    assert "1 photos (0 done before)" in done.out
+    assert "20 skipped" in done.out
 
 
-def test_a_killed_run_ends_with_the_same_bytes(tmp_path, random_checkpoint) -> None:
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path, run, random_checkpoint) -> None:
     make_photos(tmp_path / "photos", 12)
     arguments = command("photos", "out=out", checkpoint=random_checkpoint)
-    assert run(arguments, tmp_path).returncode == 0
+    assert run(arguments).status == 0
     expected = {name: (tmp_path / "out" / name).read_bytes() for name in RESULTS}
     drawn = {p.name: p.read_bytes() for p in (tmp_path / "out" / "drawn").iterdir()}
     shutil.rmtree(tmp_path / "out")
@@ -131,9 +158,9 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, random_checkpoint) -> N
                 time.sleep(0.005)
     torn = ledger.read_bytes()
     ledger.write_bytes(torn + b'{"name": "05.p')  # as a power cut may leave it
-    last = run(arguments, tmp_path)
-    assert last.returncode == 0, last.stderr
-    assert "(0 done before)" not in last.stdout
+    last = run(arguments)
+    assert last.status == 0, last.out + last.err
+    assert "(0 done before)" not in last.out
     for name in RESULTS:
         assert (tmp_path / "out" / name).read_bytes() == expected[name], name
     assert {p.name: p.read_bytes() for p in (tmp_path / "out" / "drawn").iterdir()} == drawn
@@ -148,8 +175,8 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, random_checkpoint) -> None:
-    make_photos(tmp_path / "photos", 30)
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, run, random_checkpoint) -> None:
+    make_photos(tmp_path / "photos", 16)
     arguments = command("photos", "out=out", checkpoint=random_checkpoint)
     ledger = tmp_path / "out" / "detections.jsonl"
     with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
@@ -160,43 +187,44 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, random_checkpoint) -> No
         _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.strip() == "interrupted: the same command goes on from here"
-    again = run(arguments, tmp_path)
-    assert again.returncode == 0
-    assert "30 photos" in again.stdout and "(0 done before)" not in again.stdout
+    again = run(arguments)
+    assert again.status == 0
+    assert "16 photos" in again.out and "(0 done before)" not in again.out
 
 
-def test_threads_change_nothing_and_both_ways_to_start_work(tmp_path, random_checkpoint) -> None:
+def test_threads_change_nothing(tmp_path, run, random_checkpoint) -> None:
     make_photos(tmp_path / "photos", 3)
-    one = command(tmp_path / "photos", f"out={tmp_path / 'one'}", checkpoint=random_checkpoint)
-    assert run([*one, "threads=1"], tmp_path).returncode == 0
-    two = command(tmp_path / "photos", f"out={tmp_path / 'two'}", checkpoint=random_checkpoint)
-    as_module = [sys.executable, "-m", "tools.detect", *two[2:], "threads=2"]
-    assert run(as_module, ROOT).returncode == 0
+    for folder, threads in (("one", 1), ("two", 2)):
+        arguments = command("photos", f"out={folder}", checkpoint=random_checkpoint)
+        assert run([*arguments, f"threads={threads}"]).status == 0
     for name in set(RESULTS) - {"report.html"}:  # the page shows the settings
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_other_settings_are_refused_until_overwrite(tmp_path, random_checkpoint) -> None:
+def test_other_settings_are_refused_until_overwrite(tmp_path, run, random_checkpoint) -> None:
     make_photos(tmp_path / "photos", 1)
     arguments = command("photos", "out=out", checkpoint=random_checkpoint)
-    assert run(arguments, tmp_path).returncode == 0
-    other = run([*arguments, "merge.nms_threshold=0.5"], tmp_path)
-    assert other.returncode == 2
-    assert "nms_threshold" in other.stderr and "overwrite=true" in other.stderr
-    assert other.stderr.count("\n") == 1
-    again = run([*arguments, "merge.nms_threshold=0.5", "overwrite=true"], tmp_path)
-    assert again.returncode == 0
+    assert run(arguments).status == 0
+    other = run([*arguments, "merge.nms_threshold=0.5"])
+    assert other.status == 2
+    assert "nms_threshold" in other.err and "overwrite=true" in other.err
+    assert other.err.count("\n") == 1
+    again = run([*arguments, "merge.nms_threshold=0.5", "overwrite=true"])
+    assert again.status == 0
 
 
 def test_paths_come_from_standard_input_and_results_are_not_inputs(
-    tmp_path, random_checkpoint
+    tmp_path, run, random_checkpoint
 ) -> None:
     make_photos(tmp_path / "photos", 2)
-    arguments = command("-", "out=out", checkpoint=random_checkpoint)
-    assert run(arguments, tmp_path, input="photos/01.png\n").returncode == 0
+    # As a module; the killed and interrupted runs start as scripts.
+    arguments = command("-", f"out={tmp_path / 'out'}", checkpoint=random_checkpoint)
+    as_module = [sys.executable, "-m", "tools.detect", *arguments[2:]]
+    done = run_apart(as_module, ROOT, input=f"{tmp_path / 'photos' / '01.png'}\n")
+    assert done.status == 0, done.err
     assert (tmp_path / "out" / "images.txt").read_text() == "01 1\n"
     here = command(".", "out=out", "overwrite=true", checkpoint=random_checkpoint)
-    assert run(here, tmp_path).returncode == 0
+    assert run(here).status == 0
     assert (tmp_path / "out" / "images.txt").read_text() == "photos/00 1\nphotos/01 2\n"
 
 
@@ -216,24 +244,22 @@ def test_paths_come_from_standard_input_and_results_are_not_inputs(
     ],
 )
 def test_wrong_requests_end_with_one_line(
-    tmp_path, monkeypatch, capsys, random_checkpoint, arguments: list[str], message: str
+    tmp_path, run, random_checkpoint, arguments: list[str], message: str
 ) -> None:
     make_photos(tmp_path / "photos", 1)
     (tmp_path / "empty").mkdir()
     given = {argument.partition("=")[0] for argument in arguments if "=" in argument}
-    line = command(*arguments, checkpoint=random_checkpoint)[1:]
+    line = command(*arguments, checkpoint=random_checkpoint)
     line = [part for part in line if part in arguments or part.partition("=")[0] not in given]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", line)
-    assert tool.main() == 2
-    errors = capsys.readouterr().err
-    assert message in errors
-    assert errors.count("\n") == 1, errors
+    done = run(line)
+    assert done.status == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1, done.err
 
 
-def test_help_names_settings_and_exit_statuses(tmp_path) -> None:
-    done = run([sys.executable, str(ROOT / "tools" / "detect.py"), "--help"], tmp_path)
-    assert done.returncode == 0
+def test_help_names_settings_and_exit_statuses(tmp_path, run) -> None:
+    done = run([sys.executable, str(ROOT / "tools" / "detect.py"), "--help"])
+    assert done.status == 0
     for part in ("usage:", "Exit status", "merge.nms_threshold=0.3", "overwrite"):
-        assert part in done.stdout
+        assert part in done.out
     assert not os.listdir(tmp_path)

@@ -16,7 +16,7 @@ from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
 from tests.conftest import ROOT
 from tests.test_googlenet import caffe_tensors
-from tools import command_line
+from tools import command_line, detect
 from tools import train as tool
 
 XML = """<annotation>
@@ -49,7 +49,7 @@ def train(workplace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 QUICK = ("weights=googlenet.safetensors", "training.steps=2", "shared.shorter_side=96")
 
 
-def test_training_makes_a_checkpoint_that_detects(workplace) -> None:
+def test_training_makes_a_checkpoint_that_detects(workplace, monkeypatch) -> None:
     done = train(workplace, *QUICK, "out=one", "data.class_names=[cat]")
     assert done.returncode == 0, done.stderr
     assert "3 photos, 3 to prepare" in done.stdout
@@ -57,28 +57,23 @@ def test_training_makes_a_checkpoint_that_detects(workplace) -> None:
     assert checkpoint.class_names == ("cat",)
     assert checkpoint.training["num_photos"] == 3
     assert len((workplace / "one" / "log.csv").read_text().splitlines()) == 3
-    detected = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "tools/detect.py"),
-            "voc/JPEGImages",
-            "checkpoint=one/checkpoint.safetensors",
-            "out=found",
-        ],
-        cwd=workplace,
-        capture_output=True,
-        text=True,
-    )
-    assert detected.returncode == 0, detected.stderr
+    monkeypatch.chdir(workplace)
+    weights = "checkpoint=one/checkpoint.safetensors"
+    monkeypatch.setattr(sys, "argv", ["detect.py", "voc/JPEGImages", weights, "out=found"])
+    assert detect.main() == 0
 
 
-def test_a_broken_photo_is_left_out_by_name_and_the_rest_is_trained_on(workplace) -> None:
+def test_a_broken_photo_is_left_out_by_name_and_the_rest_is_trained_on(
+    workplace, monkeypatch, capsys
+) -> None:
     (workplace / "voc/JPEGImages/3.jpg").write_bytes(b"broken")
     (workplace / "voc/Annotations/3.xml").write_text(XML.format(name=3))
     (workplace / "voc/ImageSets/Main/broken.txt").write_text("0\n3\n2\n")
-    done = train(workplace, *QUICK, "out=two", "data.class_names=[cat]", "data.split=broken")
-    assert done.returncode == 0, done.stderr
-    assert "left out: voc/JPEGImages/3.jpg: not an image" in done.stdout
+    monkeypatch.chdir(workplace)
+    settings = (*QUICK, "out=two", "data.class_names=[cat]", "data.split=broken")
+    monkeypatch.setattr(sys, "argv", ["train.py", "data.root=voc", *settings])
+    command_line.run("train", tool.main)
+    assert "left out: voc/JPEGImages/3.jpg: not an image" in capsys.readouterr().out
     assert load_checkpoint(workplace / "two/checkpoint.safetensors").training["num_photos"] == 2
 
 
