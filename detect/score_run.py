@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from detect.data.problems import InputError
 from detect.files import write_atomically
-from detect.score_settings import ScoreConfig
+from detect.score_settings import ScoreConfig, as_path, check_settings
 
 if TYPE_CHECKING:  # each format is loaded where it is asked for
     from detect.scoring.bootstrap import Difference, Interval, Intervals
@@ -20,33 +18,6 @@ if TYPE_CHECKING:  # each format is loaded where it is asked for
 
     Differences = tuple[Difference | None, tuple[Difference | None, ...]]
 
-FORMATS = ("ilsvrc", "coco", "voc", "clsloc")
-NEEDED = {  # settings without which a format cannot be scored
-    "ilsvrc": {
-        "annotations": "the folder or tar archive of the XML files",
-        "image_list": "lines 'name id', the devkit's val.txt",
-        "classes": "meta_det.mat or map_det.txt",
-    },
-    "coco": {"annotations": "the instances file of the ground truth"},
-    "voc": {
-        "annotations": "the folder or tar archive of the XML files",
-        "image_list": "the name of one image a line",
-    },
-    "clsloc": {"ground_truth": "the class id of one image a line"},
-}
-ONLY_FOR = {  # settings that other formats have no use for
-    "image_list": ("ilsvrc", "voc", "clsloc"),
-    "classes": ("ilsvrc", "voc", "clsloc"),
-    "blacklist": ("ilsvrc", "clsloc"),
-    "ground_truth": ("clsloc",),
-    "boxes": ("clsloc",),
-    "voc_metric": ("voc",),
-    "engine": ("coco",),
-    "repair": ("coco",),
-    "compare": ("ilsvrc", "coco", "voc"),
-    "bootstrap": ("ilsvrc", "coco", "voc"),
-    "report": ("ilsvrc", "coco", "voc"),
-}
 REPETITIONS = 1000  # draws of a report that was asked for without saying how many
 
 
@@ -74,7 +45,7 @@ def score_and_write(settings: ScoreConfig, progress: Progress) -> str:
         InputError: If a setting is missing or a file malformed; nothing is written then.
     """
     check_settings(settings)
-    out = _as_path(settings.out)
+    out = as_path(settings.out)
     if settings.format == "clsloc":
         from detect.scoring import clsloc_scores
 
@@ -96,59 +67,13 @@ def score_and_write(settings: ScoreConfig, progress: Progress) -> str:
     return "\n".join(text)
 
 
-def check_settings(settings: ScoreConfig) -> None:
-    """Refuse settings that do not go together.
-
-    Raises:
-        InputError: Names the setting and what to do.
-    """
-    if settings.format not in FORMATS:
-        raise InputError(f"format={settings.format}: choose one of {', '.join(FORMATS)}")
-    for name, what in NEEDED[settings.format].items():
-        if getattr(settings, name) is None:
-            raise InputError(f"format={settings.format} needs {name}=..., {what}")
-    defaults = ScoreConfig()
-    for name, formats in ONLY_FOR.items():
-        value = getattr(settings, name)
-        if settings.format not in formats and value != getattr(defaults, name):
-            raise InputError(
-                f"{name}={value} is for format={' and '.join(formats)} alone; leave it out"
-            )
-    if settings.bootstrap < 0 or settings.seed < 0:
-        raise InputError(
-            f"bootstrap={settings.bootstrap} seed={settings.seed}: give numbers from 0 on"
-        )
-    if settings.photos is not None:
-        if not settings.report:
-            raise InputError("photos=... is for the report; add report=true")
-        if not _as_path(settings.photos).is_dir():
-            raise InputError(f"photos={settings.photos}: is no folder; give that of the photos")
-    check_folder_to_write("out", settings.out)
-
-
-def check_folder_to_write(setting: str, value: str) -> None:
-    """Refuse a folder that cannot be written to, before any work is done for it.
-
-    Raises:
-        InputError: Names what stands in the way.
-    """
-    if not value:
-        raise InputError(f"{setting}=: give the name of a folder")
-    folder = _as_path(value).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{setting}={value}: {there} is a file; give the name of a folder")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{setting}={value}: {there} cannot be written to; give another folder")
-
-
 def score_both(settings: ScoreConfig) -> tuple[Scores, Scores | None]:
     """Score the submission, and the one it is to be compared with, on the same classes."""
-    predictions = _as_path(settings.predictions)
+    predictions = as_path(settings.predictions)
     scores = score_detections(settings, predictions)
     if settings.compare is None:
         return scores, None
-    other = _as_path(settings.compare)
+    other = as_path(settings.compare)
     second = score_detections(settings, other)
     names, others = scores.matches.class_names, second.matches.class_names
     if names != others:  # classes are those found: take all of them for both
@@ -162,7 +87,7 @@ def score_detections(
     settings: ScoreConfig, predictions: Path, class_names: Sequence[str] | None = None
 ) -> Scores:
     """Score one submission to a detection task; of VOC, these classes or those it finds."""
-    annotations = _as_path(str(settings.annotations))
+    annotations = as_path(str(settings.annotations))
     drop, official = settings.drop, settings.official
     if settings.format == "coco":
         from detect.scoring.coco import score_coco_files
@@ -177,7 +102,7 @@ def score_detections(
         )
     from detect.scoring.files import score_ilsvrc_files, score_voc_files
 
-    image_list, classes = _as_path(str(settings.image_list)), _path(settings.classes)
+    image_list, classes = as_path(str(settings.image_list)), _path(settings.classes)
     if settings.format == "voc":
         return score_voc_files(
             predictions,
@@ -205,9 +130,9 @@ def score_clsloc(settings: ScoreConfig) -> ClsLocScores:
     from detect.scoring.clsloc_files import score_clsloc_files
 
     return score_clsloc_files(
-        _as_path(settings.predictions),
+        as_path(settings.predictions),
         _path(settings.image_list),
-        _as_path(str(settings.ground_truth)),
+        as_path(str(settings.ground_truth)),
         _path(settings.annotations),
         _path(settings.classes),
         _path(settings.blacklist),
@@ -218,12 +143,7 @@ def score_clsloc(settings: ScoreConfig) -> ClsLocScores:
 
 
 def _path(text: str | None) -> Path | None:
-    return None if text is None else _as_path(text)
-
-
-def _as_path(text: str) -> Path:
-    """Return a path; shells leave ``name=~/folder`` as it is."""
-    return Path(text).expanduser() if text.startswith("~/") else Path(text)
+    return None if text is None else as_path(text)
 
 
 def _draw_images(
@@ -331,7 +251,7 @@ def _write_report(
     from detect.scoring.groups import score_groups
     from detect.scoring_report import write_report
 
-    out = _as_path(settings.out)
+    out = as_path(settings.out)
     errors = analyse_errors(scores.matches)
     write_curves(out, scores)
     with progress(None, "photos drawn") as bar:

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from detect.config import MISSING, register
+from detect.data.problems import InputError
+
+FORMATS = ("ilsvrc", "coco", "voc", "clsloc")
+NEEDED = {  # settings without which a format cannot be scored
+    "ilsvrc": {
+        "annotations": "the folder or tar archive of the XML files",
+        "image_list": "lines 'name id', the devkit's val.txt",
+        "classes": "meta_det.mat or map_det.txt",
+    },
+    "coco": {"annotations": "the instances file of the ground truth"},
+    "voc": {
+        "annotations": "the folder or tar archive of the XML files",
+        "image_list": "the name of one image a line",
+    },
+    "clsloc": {"ground_truth": "the class id of one image a line"},
+}
+ONLY_FOR = {  # settings that other formats have no use for
+    "image_list": ("ilsvrc", "voc", "clsloc"),
+    "classes": ("ilsvrc", "voc", "clsloc"),
+    "blacklist": ("ilsvrc", "clsloc"),
+    "ground_truth": ("clsloc",),
+    "boxes": ("clsloc",),
+    "voc_metric": ("voc",),
+    "engine": ("coco",),
+    "repair": ("coco",),
+    "compare": ("ilsvrc", "coco", "voc"),
+    "bootstrap": ("ilsvrc", "coco", "voc"),
+    "report": ("ilsvrc", "coco", "voc"),
+}
 
 
 @dataclass
@@ -33,3 +64,54 @@ class ScoreConfig:
 
 
 register("score", ScoreConfig)
+
+
+def check_settings(settings: ScoreConfig) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        InputError: Names the setting and what to do.
+    """
+    if settings.format not in FORMATS:
+        raise InputError(f"format={settings.format}: choose one of {', '.join(FORMATS)}")
+    for name, what in NEEDED[settings.format].items():
+        if getattr(settings, name) is None:
+            raise InputError(f"format={settings.format} needs {name}=..., {what}")
+    defaults = ScoreConfig()
+    for name, formats in ONLY_FOR.items():
+        value = getattr(settings, name)
+        if settings.format not in formats and value != getattr(defaults, name):
+            raise InputError(
+                f"{name}={value} is for format={' and '.join(formats)} alone; leave it out"
+            )
+    if settings.bootstrap < 0 or settings.seed < 0:
+        raise InputError(
+            f"bootstrap={settings.bootstrap} seed={settings.seed}: give numbers from 0 on"
+        )
+    if settings.photos is not None:
+        if not settings.report:
+            raise InputError("photos=... is for the report; add report=true")
+        if not as_path(settings.photos).is_dir():
+            raise InputError(f"photos={settings.photos}: is no folder; give that of the photos")
+    check_folder_to_write("out", settings.out)
+
+
+def check_folder_to_write(setting: str, value: str) -> None:
+    """Refuse a folder that cannot be written to, before any work is done for it.
+
+    Raises:
+        InputError: Names what stands in the way.
+    """
+    if not value:
+        raise InputError(f"{setting}=: give the name of a folder")
+    folder = as_path(value).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{setting}={value}: {there} is a file; give the name of a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{setting}={value}: {there} cannot be written to; give another folder")
+
+
+def as_path(text: str) -> Path:
+    """Return a path; shells leave ``name=~/folder`` as it is."""
+    return Path(text).expanduser() if text.startswith("~/") else Path(text)

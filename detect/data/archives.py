@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
 from detect.data.problems import InputError
 from detect.data.sources import BROKEN_ARCHIVE, read_bytes
 
@@ -83,31 +87,58 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
 def _plain_members(archive: Path) -> list[_Member] | None:
     """List the members of a complete archive without extensions; ``None`` if it is another.
 
-    A third of the time of tarfile, which for thousands of small files is most of reading them.
+    A small part of the time of tarfile, which for thousands of small files is most of reading them.
     """
     if archive.suffix not in (".tar", ".gz", ".xz"):
         return None
-    data = memoryview(read_bytes(archive))
-    members: list[_Member] = []
-    start = 0
+    data = read_bytes(archive)
+    places = _scan_headers(np.frombuffer(data, dtype=np.uint8))
+    if not len(places):
+        return None
+    view = memoryview(data)
+    return [
+        (
+            data[header : header + 100].partition(b"\0")[0].decode("utf-8", "surrogateescape"),
+            partial(bytes, view[begin:end]),
+        )
+        for header, begin, end in places.tolist()
+    ]
+
+
+@njit(cache=True, nogil=True)
+def _scan_headers(data: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Find the files of a tar archive: header, start and end of each, ``[N, 3]``.
+
+    There are none if the archive is cut off, or holds links, long names or other extensions.
+    """
+    places = np.empty((len(data) // _BLOCK, 3), dtype=np.int64)
+    count, start = 0, np.int64(0)
     while start + _BLOCK <= len(data):
-        header = bytes(data[start : start + _BLOCK])
-        size = header[124:136].strip(b" \0")
-        if not size and header[:1] == b"\0":
-            return members  # the end
-        kind, prefix = header[156:157], header[345:500].rstrip(b"\0")
-        if kind not in b"05\0" or not size.isdigit() or prefix:  # links, long names, ...
-            return None
-        begin, end = start + _BLOCK, start + _BLOCK + int(size, 8)
-        if kind != b"5":
-            name = header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape")
-            members.append((name, partial(bytes, data[begin:end])))
-        start = begin + -(-(end - begin) // _BLOCK) * _BLOCK
-    return None
+        header = data[start : start + _BLOCK]
+        if header[0] == 0:
+            return places[:count]
+        size, digits = np.int64(0), 0
+        for i in range(124, 136):
+            if 48 <= header[i] <= 55:
+                size = 8 * size + np.int64(header[i]) - 48
+                digits += 1
+            elif header[i] not in (0, 32) or digits == 0:
+                return places[:0]
+            else:
+                break
+        if header[156] not in (0, 48, 53) or header[345] != 0:
+            return places[:0]
+        if header[156] != 53:  # no folder
+            places[count] = start, start + _BLOCK, start + _BLOCK + size
+            count += 1
+        start += _BLOCK + -(-size // _BLOCK) * _BLOCK
+    return places[:0]
 
 
 def _wanted_tail(path: str, wanted: set[str]) -> str | None:
     """Return the tail of an archive path that is a wanted name, with or without folders."""
-    parts = path.split("/")
-    tails = ("/".join(parts[i:]) for i in range(len(parts)))
-    return next((tail for tail in tails if tail in wanted), None)
+    while path not in wanted:
+        _, slash, path = path.partition("/")
+        if not slash:
+            return None
+    return path
