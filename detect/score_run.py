@@ -45,6 +45,9 @@ def score_and_write(settings: ScoreConfig, progress: Progress) -> str:
         InputError: If a setting is missing or a file malformed; nothing is written then.
     """
     check_settings(settings)
+    from proposals.compiling import announce_compiling  # loads numba, as all scoring does
+
+    announce_compiling("detect", "scoring", Path(__file__).parent / "scoring" / "__pycache__")
     out = as_path(settings.out)
     if settings.format == "clsloc":
         from detect.scoring import clsloc_scores
