@@ -243,7 +243,7 @@ def test_paths_come_from_standard_input_in_a_process_of_its_own(tmp_path: Path) 
         (["recall", "p.npz", "./p.npz", "data.root=voc"], "two files have the name p: "),
         (["recall", "p.npz", "data.root=voc", "data.split=val"], "1 of the data set's 1 photos"),
         (["recall", "p.npz", "data.root=voc", "data.split=val", "budgets=[0]"], "1 box or more"),
-        (["recall", "p.npz", "data.root=voc", "budgets=7"], "budgets=7"),
+        (["recall", "p.npz", "data.root=voc", "budgets=x"], "budgets=x"),
     ],
 )
 def test_wrong_requests_end_with_one_line(

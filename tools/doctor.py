@@ -20,8 +20,10 @@ def main() -> int:
         print(__doc__.strip())
         return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2
     try:
+        import torch  # noqa: F401  # without it nothing but scoring works
+
         from detect.diagnosis import describe_machine, find_problems
-    except Exception as error:  # the package itself needs torch and no more
+    except Exception as error:
         print(f"problem: torch cannot be imported: {error}\n remedy: make install")
         return 1
     for name, value in describe_machine().items():
