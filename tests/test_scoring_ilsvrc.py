@@ -310,12 +310,14 @@ def test_strange_boxes_are_scored_and_noted(tmp_path: Path) -> None:
 
 
 def test_a_file_of_boxes_in_another_layout_is_refused(tmp_path: Path) -> None:
-    lines = [(1, 0, 0.5, (30.0, 30.0, 10.0, 10.0)), (1, 0, 0.4, (9.0, 1.0, 2.0, 9.0))]
+    lines = [(1, 0, 0.5, (30.0, 30.0, 10.0, 10.0))] * 11 + [(1, 0, 0.4, (1.0, 1.0, 9.0, 9.0))] * 9
     path = write_lines(tmp_path / "p.txt", lines)
     truth = GroundTruth.from_records([record(1, [])])
     with pytest.raises(InputError, match=r"line 1: 30 30 10 10 ends before it begins"):
         read_ilsvrc_predictions(path, truth, SYNSETS)
-    assert len(read_ilsvrc_predictions(path, truth, SYNSETS, any_score=True)[0]) == 2
+    assert len(read_ilsvrc_predictions(path, truth, SYNSETS, any_score=True)[0]) == 20
+    write_lines(path, lines[1:])  # 19 boxes are too few to tell
+    assert len(read_ilsvrc_predictions(path, truth, SYNSETS)[0]) == 19
 
 
 def test_two_photos_of_a_run_do_not_become_one_image(tmp_path: Path) -> None:
