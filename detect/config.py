@@ -166,15 +166,20 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return [a for a in arguments if a not in overrides], overrides
 
 
-def settings_help(settings: type) -> dict[str, str]:
-    """Return what Hydra prints for --help: every setting with its default and comment."""
+def settings_help(settings: type, *, by_hydra: bool = False) -> dict[str, str]:
+    """Return what --help prints, in Hydra's form: every setting with its default and comment.
+
+    Args:
+        settings: Root dataclass of a tool.
+        by_hydra: Whether Hydra itself parses the command line, texts included.
+    """
     rows = _describe(settings)
     width = max(len(name) for name, _ in rows)
     lines = [f"  {name:{width}}  {text}" for name, text in rows]
     head = (
         f"{settings.__doc__}\n\nname=value, in any order; those with ... are chosen or required:\n"
     )
-    foot = "\nA value with = , or brackets needs quotes: 'name=\"a,b\"'\n"
+    foot = "\nA value with = , or brackets needs quotes: 'name=\"a,b\"'\n" if by_hydra else ""
     return {"template": "\n".join([head, *lines, foot])}
 
 
@@ -209,4 +214,4 @@ def register(name: str, settings: type) -> None:
     """
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=settings)
-    store.store(group="hydra/help", name=f"{name}_help", node=settings_help(settings))
+    store.store(group="hydra/help", name=f"{name}_help", node=settings_help(settings, by_hydra=True))
