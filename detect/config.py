@@ -214,4 +214,6 @@ def register(name: str, settings: type) -> None:
     """
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=settings)
-    store.store(group="hydra/help", name=f"{name}_help", node=settings_help(settings, by_hydra=True))
+    store.store(
+        group="hydra/help", name=f"{name}_help", node=settings_help(settings, by_hydra=True)
+    )
