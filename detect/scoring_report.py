@@ -13,7 +13,7 @@ import numpy as np
 from detect.files import write_atomically
 from detect.pages import decimal, load_template, percent, signed, valid_text
 from detect.scoring.errors import ERRORS, ErrorAnalysis
-from detect.scoring.scores import COCO_STATS, ClassScore, Scores
+from detect.scoring.scores import COCO_STATS, ClassScore, Scores, describe_rules
 from detect.scoring_examples import Crop, cut_crops, worst_errors
 from detect.scoring_figures import describe_chart, describe_confusion, describe_examples
 
@@ -105,6 +105,7 @@ def write_report(
     html = load_template("scoring_report.html.j2").render(
         title=f"{FORMATS.get(scores.format, scores.format)} scores",
         scores=scores,
+        rules=describe_rules(scores),
         level=f"{100 * intervals.level:g}%" if intervals else "",
         intervals=intervals,
         facts=list(_facts(scores, intervals)),
