@@ -476,3 +476,15 @@ def test_json_nested_beyond_reason_is_refused(tmp_path: Path) -> None:
     path.write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"results\.json: is nested too deeply"):
         read_results(path)
+
+
+def test_images_and_categories_need_no_names() -> None:
+    truth = {
+        "images": [{"id": 7}],
+        "categories": [{"id": 3}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 9, 9]}],
+    }
+    found = [{"image_id": 7, "category_id": 3, "bbox": [1, 1, 9, 9], "score": 0.5}]
+    scores = score_coco(found, truth)
+    assert (scores.classes[0].name, scores.mean_ap) == ("3", pytest.approx(1))
+    assert score_coco(found, truth, engine="pycocotools").mean_ap == pytest.approx(1)

@@ -209,7 +209,8 @@ def _named(
     ids, names, seen = [], [], set[Any]()
     for i, entry in enumerate(entries):
         entry = entry if isinstance(entry, Mapping) else {}
-        number, name = entry.get("id"), entry.get(text)
+        number = entry.get("id")
+        name = entry.get(text, str(number))  # scoring needs no names
         if not is_whole(number):
             problems.add(_BAD_ID, f"{key}[{i}]", f"id {number!r}")
         elif number in seen:
