@@ -3,26 +3,18 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from detect.data.coco import check_instances
-from detect.data.coco_entries import BoxColumns, EntryKinds, box_columns
-from detect.data.problems import Kind, Problems
-from detect.data.sources import InputError
+from detect.data.coco_entries import EntryKinds
+from detect.data.problems import InputError, Kind
 from detect.detections import Detections
 from detect.results import ImageResult, write_results
 from detect.scoring.coco import COCO_DROP, score_coco, score_coco_files
-from detect.scoring.coco_files import check_results, ids_of_truth, read_results
-from detect.scoring.coco_json import parse_results
+from detect.scoring.coco_files import read_results
 from detect.scoring.scores import Scores
 
 NAN, INF = float("nan"), float("inf")
@@ -73,14 +65,14 @@ BAD_ENTRIES = [
     ({"bbox": [1, 2, 3, INF]}, "bbox [1.0, 2.0, 3.0, inf] is not [x, y", "bad_box"),
     ({"bbox": [1, 2, -3, 4]}, "bbox [1.0, 2.0, -3.0, 4.0] is not [x, y", "bad_box"),
     ({"bbox": [1, 2, 3, True]}, "bbox [1, 2, 3, True] is not [x, y", "bad_box"),
-    ({"bbox": [1, 2, 3, 10**400]}, "bbox [1.0, 2.0, 3.0, inf] is not", "bad_box"),
+    ({"bbox": [1, 2, 3, 10**400]}, "bbox [1, 2, 3, 1000", "bad_box"),
     ({"bbox": "1234"}, "bbox 1234 is not", "bad_box"),
     ({"bbox": None}, "bbox None is not [x, y", "bad_box"),
     ({"score": NAN}, "score nan is not a finite number", "not_finite"),
     ({"score": INF}, "score inf is not a finite number", "not_finite"),
     ({"score": "0.5"}, "score '0.5' is not a finite number", "not_finite"),
     ({"score": None}, "score None is not a finite number", "not_finite"),
-    ({"score": 10**400}, "score inf is not a finite number", "not_finite"),
+    ({"score": 10**400}, "score 1000", "not_finite"),
     (None, "{'image_id': 1} is not {'image_id': ..., 'category_id'", "malformed"),
     (7, "7 is not {'image_id': ..., 'category_id': ..., 'bbox'", "malformed"),
     ([], "[] is not {'image_id': ..., 'category_id': ..., 'bbox'", "malformed"),
@@ -156,19 +148,19 @@ def test_an_empty_list_scores_zero_and_says_so(tmp_path: Path) -> None:
 
 def test_unknown_options_list_the_choices(tmp_path: Path) -> None:
     content = ([PERFECT], one_object())
-    assert message_of(tmp_path, *content, drop=["nan", "xyxy"]) == (
-        "drop=[nan, xyxy]: choose from malformed, not_finite, unknown_image, unknown_category, "
-        "bad_box"
+    assert message_of(tmp_path, *content, drop=["xyxy"]) == (
+        "drop: no choice 'xyxy'; there are malformed, not_finite, unknown_image, "
+        "unknown_category, bad_box"
     )
     message = message_of(tmp_path, *content, repair=["boxes"])
-    assert message == "repair=[boxes]: choose from xyxy, annotation_ids"
+    assert message == "repair: no choice 'boxes'; there are xyxy, annotation_ids"
     assert message_of(tmp_path, *content, engine="c") == (
         "engine=c: choose from numba, pycocotools"
     )
     assert message_of(tmp_path, *content, official=True, drop=COCO_DROP) == (
         "official=true takes files as they are; leave out drop and repair"
     )
-    with pytest.raises(InputError, match="choose from"):
+    with pytest.raises(InputError, match="no choice"):
         score_coco(*content, repair=["boxes"])
 
 
@@ -335,124 +327,6 @@ def test_packed_files_read_like_plain_ones(tmp_path: Path) -> None:
         score_coco_files(tmp_path / "absent.json", tmp_path / "t.json.xz")
     with pytest.raises(InputError, match="No such file"):
         score_coco_files(tmp_path / "r.json.gz", tmp_path / "absent.json")
-
-
-def parsed_by_json(text: str) -> Any:
-    """Return the columns that the entries have, ``None`` if they are no good results."""
-    try:
-        entries = json.loads(text)
-    except json.JSONDecodeError:
-        return None
-    problems = Problems("text")
-    if not isinstance(entries, list):
-        return None
-    columns = box_columns(entries, problems, KINDS, str, scored=True)
-    return columns if len(columns) == len(entries) else None
-
-
-def assert_parsed_as_json(text: str) -> bool:
-    """Check that columns, where there are any, are those of json; return whether there are."""
-    found, expected = parse_results(text.encode()), parsed_by_json(text)
-    if found is None:
-        return False
-    assert expected is not None, text
-    for name in ("rows", "image_ids", "category_ids", "boxes", "scores"):
-        assert np.array_equal(getattr(found, name), getattr(expected, name)), text
-    return True
-
-
-NUMBERS = st.one_of(
-    st.floats(allow_nan=False, allow_infinity=False).map(repr),
-    st.integers(-(10**25), 10**25).map(str),
-    st.from_regex(r"\A-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,3})?\Z").filter(
-        lambda text: np.isfinite(float(text))
-    ),
-)
-ENTRIES = st.tuples(
-    st.integers(-(10**17), 10**17),
-    st.integers(0, 100),
-    st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS),
-    NUMBERS,
-    st.permutations(range(5)),
-    st.sampled_from(["", " ", "\n\t"]),
-    st.sampled_from(["null", "true", '"é{},"', "-1.5e3"]),
-)
-
-
-def entry_text(entry: tuple[Any, ...]) -> str:
-    image_id, category_id, bbox, score, order, blank, other = entry
-    box = f"[{blank}{f'{blank},{blank}'.join(bbox)}{blank}]"
-    fields = [
-        f'"image_id"{blank}:{blank}{image_id}',
-        f'"category_id":{category_id}{blank}',
-        f'"bbox":{blank}{box}',
-        f'"score":{blank}{score}',
-        f'{blank}"file":{other}',
-    ]
-    joined = f"{blank},{blank}".join(fields[i] for i in order)
-    return f"{blank}{{{joined}{blank}}}{blank}"
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(ENTRIES, max_size=3), st.sampled_from(["", " ", "\n"]))
-def test_compiled_parsing_gives_the_very_float64_of_json(entries: list[Any], blank: str) -> None:
-    text = f"{blank}[{blank}{','.join(map(entry_text, entries))}]{blank}"
-    braces = sum(entry[-1].count("{") for entry in entries)
-    parsed = assert_parsed_as_json(text)
-    assert parsed or braces  # a brace in a text spoils the count: left to json
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(0, 10**6),
-    st.sampled_from([*'{}[]:,".+-eE0159 aN\\', "", "null", '"score": 1,', "NaN", "\x01", "{},"]),
-    st.integers(0, 2),
-)
-def test_compiled_parsing_accepts_nothing_that_json_refuses(
-    position: int, inserted: str, removed: int
-) -> None:
-    text = json.dumps([PERFECT, {**PERFECT, "score": -1.5e-7, "id": None, "name": "x"}])
-    position %= len(text) + 1
-    assert_parsed_as_json(text[:position] + inserted + text[position + removed :])
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3, 7])
-def test_any_number_of_threads_parses_the_same(workers: int) -> None:
-    rng = np.random.default_rng(0)
-    entries = [
-        {"image_id": i, "category_id": i % 9, "bbox": box, "score": box[0], "text": "},{"[: i % 2]}
-        for i, box in enumerate(rng.random((12_000, 4)).tolist())
-    ]
-    content = json.dumps(entries).encode()
-    assert len(content) > 1 << 20
-    columns = parse_results(content, workers=workers)
-    assert columns is not None
-    assert columns.boxes.tolist() == [entry["bbox"] for entry in entries]
-    assert columns.image_ids.tolist() == list(range(12_000))
-    # A cut inside a text is noticed, and the file left to json.
-    spoilt = json.dumps([{**entry, "text": "}," * 40} for entry in entries]).encode()
-    columns = parse_results(spoilt, workers=workers)
-    assert columns is None or columns.scores.tolist() == [entry["score"] for entry in entries]
-    assert parse_results(content[:-1], workers=workers) is None
-
-
-def test_half_a_million_results_are_checked_in_well_under_a_second() -> None:
-    truth = one_object()
-    instances = check_instances(truth, "truth")
-    columns = parse_results(json.dumps([PERFECT, {**PERFECT, "score": 0.25}] * 1000).encode())
-    assert columns is not None
-    many = BoxColumns(
-        *(np.repeat(getattr(columns, f.name), 250, axis=0) for f in fields(BoxColumns))
-    )
-    best = min(timed_check(many, instances) for _ in range(3))
-    assert best < 0.9  # 0.1 on a machine that does nothing else
-
-
-def timed_check(columns: Any, instances: Any) -> float:
-    start = time.process_time()
-    found = check_results(columns, instances, ids_of_truth(instances), "results")
-    assert len(found.found) == len(columns)
-    return time.process_time() - start
 
 
 def test_ground_truth_of_corners_is_refused() -> None:

@@ -751,7 +751,7 @@ def test_the_official_number_takes_unknown_classes_for_wrong(case: Make) -> None
 
 
 def test_an_unknown_drop_is_refused(case: Make) -> None:
-    with pytest.raises(InputError, match=r"drop=\[typo\]: choose of malformed, unknown_class"):
+    with pytest.raises(InputError, match="drop: no choice 'typo'; there are malformed"):
         case([1], "1\n").score("typo")
 
 

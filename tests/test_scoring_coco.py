@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detect.data.coco import check_instances
-from detect.data.sources import InputError
+from detect.data.problems import InputError
 from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 from detect.scoring.coco import ENGINES, Engine, score_coco, score_coco_files
 from detect.scoring.coco_files import check_results, ids_of_truth

@@ -13,10 +13,10 @@ from detect.data.voc import VOC_CLASSES, read_voc, voc_file_names
 from detect.detections import Detections
 from detect.results import ImageResult, write_results
 from detect.scoring.files import score_voc_files
-from detect.scoring.predictions import found_classes, read_voc_predictions
 from detect.scoring.scores import Scores, format_table
 from detect.scoring.tables import GroundTruth
 from detect.scoring.voc import score_voc
+from detect.scoring.voc_predictions import found_classes, read_voc_predictions
 
 NAMES = ("cat", "dog")
 

@@ -20,9 +20,9 @@ from detect.data.coco_entries import (
     is_real,
     is_whole,
 )
-from detect.data.problems import Kind, Problems
+from detect.data.problems import InputError, Kind, Problems
 from detect.data.records import Record
-from detect.data.sources import InputError, read_json
+from detect.data.sources import read_json
 
 ANNOTATION_IDS = "annotation_ids"  # the repair that numbers annotations anew
 

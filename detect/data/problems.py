@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,17 @@ SHOWN = 5  # places of a kind that a message names
 
 class InputError(ValueError):
     """A file or setting that someone handed in is wrong; the message is for that person."""
+
+
+def check_choices(setting: str, chosen: Collection[str], choices: Sequence[str]) -> None:
+    """Check what ``drop`` or ``repair`` names.
+
+    Raises:
+        InputError: If something is no choice; lists the choices.
+    """
+    for name in chosen:
+        if name not in choices:
+            raise InputError(f"{setting}: no choice {name!r}; there are {', '.join(choices)}")
 
 
 @dataclass(frozen=True)

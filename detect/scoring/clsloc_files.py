@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detect.data.annotations import read_annotations
 from detect.data.ilsvrc import NUM_CLSLOC_CLASSES, read_clsloc_synsets
-from detect.data.problems import InputError, Kind, Problems
+from detect.data.problems import InputError, Kind, Problems, check_choices
 from detect.data.sources import first_repeated, read_lines, read_text
 from detect.scoring.clsloc import ClsLocTruth, score_clsloc
 from detect.scoring.clsloc_guesses import read_guesses
@@ -60,9 +60,7 @@ def score_clsloc_files(
     Raises:
         InputError: If a file is missing or malformed, or files do not belong together.
     """
-    unknown = [name for name in drop if name not in DROPPABLE]
-    if unknown:
-        raise InputError(f"drop=[{', '.join(unknown)}]: choose of {', '.join(DROPPABLE)}")
+    check_choices("drop", drop, DROPPABLE)
     synsets = read_clsloc_synsets(classes) if classes else None
     class_names = synsets.names if synsets else tuple(map(str, range(1, NUM_CLSLOC_CLASSES + 1)))
     labels = read_image_labels(ground_truth, len(class_names))

@@ -11,22 +11,18 @@ from typing import Any, Literal
 import numpy as np
 
 from detect.data.coco import Instances, check_instances, read_instances
-from detect.data.sources import InputError, read_json
+from detect.data.problems import InputError, check_choices
+from detect.data.sources import read_json
 from detect.scoring.coco_files import (
     COCO_DROP,
     COCO_REPAIR,
     CocoResults,
-    check_choices,
     check_results,
     ids_of_file,
     ids_of_truth,
     read_results,
 )
-from detect.scoring.coco_matching import (
-    MAX_DETECTIONS,
-    ground_truth,
-    match_coco,
-)
+from detect.scoring.coco_matching import MAX_DETECTIONS, ground_truth, match_coco
 from detect.scoring.coco_official import score_checked, score_unchecked
 from detect.scoring.scores import Scores, class_scores
 from detect.scoring.tables import ScoredBoxes, check_columns
@@ -63,7 +59,8 @@ def score_coco(
         ValueError: If columns hold what is no image, class or box.
     """
     _check_engine(engine)
-    check_choices(drop, repair)
+    check_choices("drop", drop, COCO_DROP)
+    check_choices("repair", repair, COCO_REPAIR)
     instances = check_instances(ground_truth, "ground truth", repair=repair)
     if isinstance(predictions, ScoredBoxes):
         results = _from_columns(predictions, instances)
@@ -101,7 +98,8 @@ def score_coco_files(
         InputError: If a file is missing or malformed, or pycocotools stops.
     """
     _check_engine(engine)
-    check_choices(drop, repair)
+    check_choices("drop", drop, COCO_DROP)
+    check_choices("repair", repair, COCO_REPAIR)
     if official:
         if drop or repair:
             raise InputError("official=true takes files as they are; leave out drop and repair")

@@ -24,9 +24,8 @@ from detect.data.coco_entries import (
     check_ids_and_boxes,
     find_corners,
 )
-from detect.data.problems import Kind, Problems
-from detect.data.sources import InputError, read_bytes, read_json
-from detect.scoring.coco_json import parse_results
+from detect.data.problems import InputError, Kind, Problems
+from detect.data.sources import read_bytes, read_json
 from detect.scoring.coco_matching import to_corners
 from detect.scoring.run_names import (
     DROPPED,
@@ -77,20 +76,8 @@ class CocoResults:
     notes: tuple[str, ...] = ()
 
 
-def check_choices(drop: Collection[str], repair: Collection[str]) -> None:
-    """Check the names of what is to be dropped and repaired.
-
-    Raises:
-        InputError: Lists the choices.
-    """
-    for option, names, choices in (("drop", drop, COCO_DROP), ("repair", repair, COCO_REPAIR)):
-        unknown = [name for name in names if name not in choices]
-        if unknown:
-            raise InputError(f"{option}=[{', '.join(unknown)}]: choose from {', '.join(choices)}")
-
-
 def read_results(path: Path) -> Any:
-    """Read a results file, plain, .gz or .xz: columns where it is plain, or else what it holds.
+    """Read a results file, plain or compressed.
 
     Raises:
         InputError: If the file is missing, empty or no complete JSON.
@@ -101,8 +88,7 @@ def read_results(path: Path) -> Any:
             f"{path}: is empty ({len(content)} bytes); write the file again, "
             "or [] if nothing was detected"
         )
-    columns = parse_results(content)
-    return read_json(path) if columns is None else columns
+    return read_json(path)
 
 
 def ids_of_truth(instances: Instances) -> ResultIds:
@@ -149,7 +135,7 @@ def check_results(
     """Check results and put them into columns.
 
     Args:
-        results: A list of results, or their columns.
+        results: A list of results.
         instances: The ground truth.
         ids: What the ids stand for.
         where: What messages call the results; an entry goes by its index from 0.
@@ -160,19 +146,15 @@ def check_results(
         InputError: Names the first entries of every kind that are wrong, and how many there are.
     """
     problems, kinds = Problems(where, accepted=drop), _kinds(ids)
-    if not isinstance(results, BoxColumns):
-        if not isinstance(results, Sequence) or isinstance(results, str):
-            raise InputError(
-                f"{where}: is no list of COCO results but a {type(results).__name__}; write "
-                "[{'image_id': ..., 'category_id': ..., 'bbox': ..., 'score': ...}, ...]"
-            )
-        nothing = len(results) == 0
-        results = box_columns(results, problems, kinds, _place, scored=True)
-    else:
-        nothing = len(results) == 0
-    results, box_notes = _check_corners(results, instances, ids, problems, XYXY in repair)
+    if not isinstance(results, Sequence) or isinstance(results, str):
+        raise InputError(
+            f"{where}: is no list of COCO results but a {type(results).__name__}; write "
+            "[{'image_id': ..., 'category_id': ..., 'bbox': ..., 'score': ...}, ...]"
+        )
+    columns = box_columns(results, problems, kinds, _place, scored=True)
+    columns, box_notes = _check_corners(columns, instances, ids, problems, XYXY in repair)
     wrong = check_ids_and_boxes(
-        results,
+        columns,
         np.array(list(ids.images), dtype=np.int64),
         np.array(list(ids.classes), dtype=np.int64),
         problems,
@@ -181,17 +163,17 @@ def check_results(
         ids.image_names,
     )
     problems.raise_if_any()
-    labels = _look_up(results.category_ids, ids.classes)
+    labels = _look_up(columns.category_ids, ids.classes)
     keep = np.flatnonzero(~wrong & (labels != DROPPED))
-    boxes = results.boxes[keep]
-    images = _look_up(results.image_ids[keep], ids.images)
+    boxes = columns.boxes[keep]
+    images = _look_up(columns.image_ids[keep], ids.images)
     found = ScoredBoxes(
         images=images.astype(np.int32),
         labels=labels[keep].astype(np.int32),
-        scores=results.scores[keep],
+        scores=columns.scores[keep],
         corners=to_corners(boxes),
     )
-    empty = [f"{where}: nothing was detected"] if nothing else []
+    empty = [] if len(results) else [f"{where}: nothing was detected"]
     if dropped := int(np.count_nonzero(~wrong & (labels == DROPPED))):
         empty.append(f"{where}: {dropped} detections of these classes left out")
     return CocoResults(found, boxes, (*ids.notes, *problems.notes(), *box_notes, *empty))

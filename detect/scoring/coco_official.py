@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detect.data.coco import Instances
 from detect.data.coco_entries import is_whole
-from detect.data.sources import InputError
+from detect.data.problems import InputError
 from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 from detect.scoring.coco_files import CocoResults
 from detect.scoring.coco_matching import IOU_THRESHOLDS, to_corners

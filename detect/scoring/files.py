@@ -15,15 +15,11 @@ from detect.data.problems import InputError
 from detect.data.voc import read_voc_classes, read_voc_list
 from detect.scoring.ilsvrc import score_ilsvrc
 from detect.scoring.matching import sort_detections
-from detect.scoring.predictions import (
-    form_notes,
-    found_classes,
-    read_ilsvrc_predictions,
-    read_voc_predictions,
-)
+from detect.scoring.predictions import form_notes, read_ilsvrc_predictions
 from detect.scoring.scores import Scores
 from detect.scoring.tables import GroundTruth, ScoredBoxes
 from detect.scoring.voc import score_voc
+from detect.scoring.voc_predictions import found_classes, read_voc_predictions
 
 _NO_OBJECTS = Annotations(
     names=(),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
-from detect.scoring.matches import Matches
 from detect.scoring.matching import ClassBoxes, first_objects, match, overlap, sort_detections
 from detect.scoring.scores import Scores, class_scores
 from detect.scoring.tables import GroundTruth, ScoredBoxes, check_columns, scored_boxes
@@ -47,37 +46,28 @@ def score_ilsvrc(
     Raises:
         ValueError: If a label is no class, or a score or box is not finite.
     """
-    truth = _as_ground_truth(ground_truth)
+    truth = GroundTruth.of(ground_truth)
     found = scored_boxes(predictions, truth)
     check_columns(found, truth, len(class_names), any_score=official)
     found = sort_detections(found, len(class_names), truth.num_images, truth.image_ids)
 
     skipped = _images_by_class(blacklist, truth.image_ids, len(class_names))
-    to_find = np.ones(len(truth.labels), dtype=np.bool_)
-    for label, images in enumerate(skipped):
-        if len(images):
-            to_find[(truth.labels == label) & np.isin(truth.images, images)] = False
+    to_find = _without(skipped, truth)
     thresholds = small_object_thresholds(truth.corners)
 
     def match_class(
-        label: int,
-        boxes: ClassBoxes,
-        members: NDArray[np.int32],
-        outcomes: NDArray[np.int8],
-        objects: NDArray[np.int32],
+        label: int, boxes: ClassBoxes, members: NDArray[np.int32], *out: NDArray[Any]
     ) -> None:
-        _match(boxes, skipped[label], thresholds[members], outcomes, objects)
+        _match(boxes, skipped[label], thresholds[members], *out)
 
-    outcomes, objects = match(found, truth, len(class_names), match_class)
-    matches = Matches(
+    matches = match(
+        found,
+        truth,
+        class_names,
+        match_class,
         rule="area",
-        class_names=tuple(class_names),
-        found=found,
-        truth=truth,
-        outcomes=outcomes[None],
-        objects=objects[None],
         to_find=to_find,
-        iou_thresholds=thresholds[None],
+        iou_thresholds=thresholds,
     )
     return Scores(
         format="ilsvrc",
@@ -98,10 +88,6 @@ def small_object_thresholds(corners: NDArray[np.float64]) -> NDArray[np.float64]
         return np.minimum(0.5, w * h / ((w + 10) * (h + 10)))
 
 
-def _as_ground_truth(given: GroundTruth | Sequence[Record]) -> GroundTruth:
-    return given if isinstance(given, GroundTruth) else GroundTruth.from_records(given)
-
-
 def _images_by_class(
     blacklist: Collection[tuple[int, int]], image_ids: NDArray[np.int64], num_classes: int
 ) -> list[NDArray[np.int32]]:
@@ -112,6 +98,15 @@ def _images_by_class(
         if image_id in positions and 0 <= label < num_classes:
             images[label].append(positions[image_id])
     return [np.array(of_class, dtype=np.int32) for of_class in images]
+
+
+def _without(skipped: Sequence[NDArray[np.int32]], truth: GroundTruth) -> NDArray[np.bool_]:
+    """Tell which objects are not on a blacklisted image of their class, ``[M]``."""
+    to_find = np.ones(len(truth.labels), dtype=np.bool_)
+    for label, images in enumerate(skipped):
+        if len(images):
+            to_find[(truth.labels == label) & np.isin(truth.images, images)] = False
+    return to_find
 
 
 def _rules(

@@ -8,7 +8,7 @@ same side.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from detect.scoring.average_precision import Rule
+from detect.scoring.matches import Matches
 from detect.scoring.tables import GroundTruth, ScoredBoxes
 
 _SIGN = np.uint64(1 << 63)
@@ -152,25 +154,32 @@ def _radix_sort(
 
 
 def match(
-    found: ScoredBoxes, truth: GroundTruth, num_classes: int, match_class: MatchClass
-) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    found: ScoredBoxes,
+    truth: GroundTruth,
+    class_names: Sequence[str],
+    match_class: MatchClass,
+    *,
+    rule: Rule,
+    to_find: NDArray[np.bool_],
+    iou_thresholds: NDArray[np.float64],
+) -> Matches:
     """Match every class, several at a time.
 
     Args:
         found: The detections, sorted by class, best first, ``[N]``.
         truth: The objects, ``[M]``.
-        num_classes: Number of classes.
+        class_names: Names of the classes, ``[C]``.
         match_class: Does it for one class.
-
-    Returns:
-        What each detection turned out to be, ``[N]``, and its object or -1, ``[N]``.
+        rule: How a curve becomes an average precision.
+        to_find: Objects that count, ``[M]``.
+        iou_thresholds: IoU from which a detection finds an object, ``[M]``.
     """
     outcomes = np.empty(len(found), dtype=np.int8)
     objects = np.full(len(found), -1, dtype=np.int32)
     every = np.arange(len(truth.labels), dtype=np.int32)
-    members = _counting_sort(every, truth.labels, num_classes)
-    starts = _class_starts(found.labels, num_classes)
-    member_starts = _class_starts(truth.labels, num_classes)
+    members = _counting_sort(every, truth.labels, len(class_names))
+    starts = _class_starts(found.labels, len(class_names))
+    member_starts = _class_starts(truth.labels, len(class_names))
 
     def work(label: int) -> None:
         own = slice(starts[label], starts[label + 1])
@@ -187,8 +196,17 @@ def match(
         objects[own][given] = of_class[objects[own][given]]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(work, range(num_classes)))
-    return outcomes, objects
+        list(pool.map(work, range(len(class_names))))
+    return Matches(
+        rule=rule,
+        class_names=tuple(class_names),
+        found=found,
+        truth=truth,
+        outcomes=outcomes[None],
+        objects=objects[None],
+        to_find=to_find,
+        iou_thresholds=iou_thresholds[None],
+    )
 
 
 def _class_starts(labels: NDArray[np.int32], num_classes: int) -> NDArray[np.intp]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detect.data.ilsvrc import Synsets
-from detect.data.problems import InputError, Kind, Problems
-from detect.data.voc import VOC_PREFIX, voc_file_names
+from detect.data.problems import Kind, Problems, check_choices
 from detect.scoring.lines import NumberLines, read_number_lines
 from detect.scoring.run_names import (
     DROPPED,
@@ -24,19 +23,13 @@ from detect.scoring.run_names import (
 from detect.scoring.tables import GroundTruth, ScoredBoxes
 
 ILSVRC_FORM = "image_id class_id score xmin ymin xmax ymax"
-VOC_FORM = "name score xmin ymin xmax ymax"
 DROPPABLE = ("malformed", "not_finite", "unknown_image", "unknown_class")  # lines, by what is wrong
 _FEW = 20  # boxes, from which the layout of a file shows
-_UNKNOWN = -2  # in place of an image or class that is none
+UNKNOWN = -2  # in place of an image or class that is none
 
 UNKNOWN_ID = Kind(
     "unknown_image",
     "is not in the image list, whose second column holds the ids, from 1",
-    "score with the list the file was made for, or leave such lines out with drop=[unknown_image]",
-)
-UNKNOWN_NAME = Kind(
-    "unknown_image",
-    "is not in the image list",
     "score with the list the file was made for, or leave such lines out with drop=[unknown_image]",
 )
 INVERTED = Kind(
@@ -79,128 +72,61 @@ def read_ilsvrc_predictions(
     # The devkit's code looks for the classes it knows, and passes over the others.
     problems = Problems(str(path), [*drop, "unknown_class"] if any_score else drop)
     lines = read_number_lines(path, 7, ILSVRC_FORM, problems, any_number=any_score)
-    names, notes = read_run_names(path), []
-    if names is None:
-        images = dict(zip(truth.image_ids.tolist(), range(truth.num_images), strict=True))
-        classes = {label + 1: label for label in range(len(synsets.names))}
-        notes += lone_list_note(path)
-    else:
-        by_name = {name: i for i, name in enumerate(truth.names)}
-        images = match_images(names.images, by_name, str(path.parent / "images.txt"))
-        known = {**synsets.label_of(), **{name: i for i, name in enumerate(synsets.names)}}
-        classes = match_classes(names.classes, known, str(path.parent / "categories.json"))
-        notes = matching_notes(path, names, classes)
+    ids = _read_ids(path, truth, synsets)
     found = ScoredBoxes(
-        images=_translate(lines.values[:, 0], images),
-        labels=_translate(lines.values[:, 1], classes),
+        images=_translate(lines.values[:, 0], ids.images),
+        labels=_translate(lines.values[:, 1], ids.classes),
         scores=lines.values[:, 2],
         corners=lines.values[:, 3:],
     )
-    for what, column, kind, translated in (
-        ("image id", 0, UNKNOWN_ID, found.images),
-        ("class id", 1, UNKNOWN_CLASS, found.labels),
-    ):
-
-        def describe(row: int, what: str = what, column: int = column) -> tuple[str, str]:
-            value = lines.values[row, column]
-            text = f"{what} {int(value) if value.is_integer() else value}"
-            if names is not None and column == 0 and value in names.images:
-                text = f"{text}, {names.images[int(value)]!r},"
-            return lines.place(row), text
-
-        problems.add_rows(kind, translated == _UNKNOWN, describe)
-    _check_inverted(found, lines, problems, any_score)
+    _report_unknown(found, lines, ids, problems)
+    check_inverted(found, lines, problems, any_score)
     problems.raise_if_any()
     if dropped := int(np.count_nonzero(found.labels == DROPPED)):
-        notes.append(f"{path}: {dropped} detections of these classes left out")
-    return _kept(found), [*notes, *problems.notes()]
+        ids.notes.append(f"{path}: {dropped} detections of these classes left out")
+    return kept(found), [*ids.notes, *problems.notes()]
 
 
-def read_voc_predictions(
-    source: Path,
-    truth: GroundTruth,
-    class_names: Sequence[str],
-    *,
-    drop: Collection[str] = (),
-    missing: bool = False,
-    any_score: bool = False,
-) -> tuple[ScoredBoxes, list[str]]:
-    """Read one results file a class, lines ``name score xmin ymin xmax ymax``, 1-based.
+class _Ids(NamedTuple):
+    """What the numbers of a file stand for."""
 
-    Args:
-        source: The folder of comp4_det_test_CLASS.txt, or a path with a ``*`` for the class's name,
-            each file plain, .gz or .xz; empty if nothing was detected.
-        truth: The images of the ground truth.
-        class_names: Names of the classes, ``[C]``.
-        drop: Leave out lines that are wrong in these ways, out of ``DROPPABLE``.
-        missing: A class may have no file: nothing of it was detected.
-        any_score: Take numbers that are not finite.
-
-    Returns:
-        The detections, and notes for the reader of the scores.
-
-    Raises:
-        InputError: If a class has no file; names the first lines of a file that are malformed, not
-            finite, or of no image, and how many there are.
-    """
-    check_choices("drop", drop, DROPPABLE)
-    positions = {name: i for i, name in enumerate(truth.names)}
-    parts = [_empty()]
-    notes, messages, absent = [], [], []
-    for label, (name, path) in enumerate(
-        zip(class_names, _class_files(source, class_names), strict=True)
-    ):
-        if path is None:
-            absent.append(name)
-            continue
-        problems = Problems(str(path), drop)
-        lines = read_number_lines(path, 5, VOC_FORM, problems, any_number=any_score)
-        found = _of_class(lines, label, positions, problems, path)
-        _check_inverted(found, lines, problems, any_score)
-        try:
-            problems.raise_if_any()
-        except InputError as error:
-            messages.append(str(error))
-        parts.append(_kept(found))
-        notes += problems.notes() + form_notes(parts[-1], truth, path)
-    if absent and (not missing or len(absent) == len(class_names)):
-        messages.insert(0, _missing_files(source, absent))
-    if messages:
-        raise InputError("\n".join(messages))
-    if absent:
-        notes.append(f"{source}: no file of {', '.join(absent)}: taken as nothing detected")
-    columns = ("images", "labels", "scores", "corners")
-    return ScoredBoxes(*(np.concatenate([getattr(p, c) for p in parts]) for c in columns)), notes
+    images: Mapping[int, int]  # position of the image in the ground truth, by id
+    classes: Mapping[int, int]  # label, by id
+    image_names: Mapping[int, str]  # of a run's photos, by id
+    notes: list[str]
 
 
-def found_classes(source: Path) -> list[str]:
-    """Return the names of the classes that have a results file, see ``read_voc_predictions``."""
-    folder, prefix, suffix = _pattern(source)
-    found = set()
-    for path in sorted(folder.glob(f"{_literal(prefix)}*{_literal(suffix)}*")):
-        name = re.sub(r"\.(gz|xz)$", "", path.name)
-        if path.is_file() and name.startswith(prefix) and name.endswith(suffix):
-            name = name[len(prefix) : len(name) - len(suffix)]
-            found.add(re.sub("%([0-9A-F]{2})", lambda sign: chr(int(sign[1], 16)), name))
-    return sorted(found - {""})
+def _read_ids(path: Path, truth: GroundTruth, synsets: Synsets) -> _Ids:
+    """Return the ground truth's ids, or a run's own where its lists lie beside its results."""
+    names = read_run_names(path)
+    if names is None:
+        images = dict(zip(truth.image_ids.tolist(), range(truth.num_images), strict=True))
+        classes = {label + 1: label for label in range(len(synsets.names))}
+        return _Ids(images, classes, {}, lone_list_note(path))
+    by_name = {name: i for i, name in enumerate(truth.names)}
+    images = match_images(names.images, by_name, str(path.parent / "images.txt"))
+    known = {**synsets.label_of(), **{name: i for i, name in enumerate(synsets.names)}}
+    classes = match_classes(names.classes, known, str(path.parent / "categories.json"))
+    return _Ids(images, classes, names.images, matching_notes(path, names, classes))
 
 
-def check_choices(setting: str, chosen: Collection[str], choices: Sequence[str]) -> Collection[str]:
-    """Return what was chosen.
+def _report_unknown(found: ScoredBoxes, lines: NumberLines, ids: _Ids, problems: Problems) -> None:
+    """Note the lines whose image or class is none."""
 
-    Raises:
-        InputError: If something is no choice.
-    """
-    for name in chosen:
-        if name not in choices:
-            raise InputError(f"{setting}: no choice {name!r}; there are {', '.join(choices)}")
-    return chosen
+    def describe(row: int, what: str, column: int) -> tuple[str, str]:
+        value = lines.values[row, column]
+        name = ids.image_names.get(int(value)) if column == 0 and np.isfinite(value) else None
+        text = f"{what} {int(value) if value.is_integer() else value}"
+        return lines.place(row), f"{text}, {name!r}," if name else text
+
+    problems.add_rows(UNKNOWN_ID, found.images == UNKNOWN, lambda i: describe(i, "image id", 0))
+    problems.add_rows(UNKNOWN_CLASS, found.labels == UNKNOWN, lambda i: describe(i, "class id", 1))
 
 
 def _translate(numbers: NDArray[np.float64], table: Mapping[int, int]) -> NDArray[np.int32]:
-    """Look whole numbers up, ``[N]`` -> ``[N]``; ``_UNKNOWN`` where the table has none."""
+    """Look whole numbers up, ``[N]`` -> ``[N]``; ``UNKNOWN`` where the table has none."""
     keys = np.array(sorted(table), dtype=np.float64)  # ids are below 2^53
-    values = np.array([*(table[int(key)] for key in keys), _UNKNOWN], dtype=np.int32)
+    values = np.array([*(table[int(key)] for key in keys), UNKNOWN], dtype=np.int32)
     if len(keys) and keys[0] >= 0 and keys[-1] < 10 * len(keys) + 1e6:  # a table is faster
         places = np.full(int(keys[-1]) + 2, len(keys))
         places[keys.astype(np.int64)] = np.arange(len(keys))
@@ -213,7 +139,7 @@ def _translate(numbers: NDArray[np.float64], table: Mapping[int, int]) -> NDArra
     return values[np.where(right, at, len(keys))]
 
 
-def _check_inverted(
+def check_inverted(
     found: ScoredBoxes, lines: NumberLines, problems: Problems, any_box: bool
 ) -> None:
     """Refuse files most of whose boxes end before they begin: they have another layout.
@@ -232,24 +158,7 @@ def _check_inverted(
     )
 
 
-def _of_class(
-    lines: NumberLines, label: int, positions: Mapping[str, int], problems: Problems, path: Path
-) -> ScoredBoxes:
-    """Make columns of the lines of one class; images that are not listed are ``_UNKNOWN``."""
-    names = dict(enumerate(dict.fromkeys(lines.names)))
-    matched = match_images(names, positions, str(path))
-    by_name = {name: matched.get(number, _UNKNOWN) for number, name in names.items()}
-    images = np.fromiter((by_name[name] for name in lines.names), np.int32, len(lines))
-    problems.add_rows(
-        UNKNOWN_NAME,
-        images == _UNKNOWN,
-        lambda row: (lines.place(row), f"image {lines.names[row]!r}"),
-    )
-    labels = np.full(len(lines), label, dtype=np.int32)
-    return ScoredBoxes(images, labels, lines.values[:, 0], lines.values[:, 1:])
-
-
-def _kept(found: ScoredBoxes) -> ScoredBoxes:
+def kept(found: ScoredBoxes) -> ScoredBoxes:
     """Leave out detections of no image or class."""
     keep = (found.images >= 0) & (found.labels >= 0)
     return found if keep.all() else found[keep]
@@ -269,51 +178,3 @@ def form_notes(found: ScoredBoxes, truth: GroundTruth, path: Path) -> list[str]:
         if count := int(np.count_nonzero(leaving & (width > 0))):
             notes.append(f"{path}: {count} of {len(found)} boxes leave their image by over a pixel")
     return notes
-
-
-def _empty() -> ScoredBoxes:
-    none = np.zeros(0, dtype=np.int32)
-    return ScoredBoxes(none, none, np.zeros(0), np.zeros((0, 4)))
-
-
-def _pattern(source: Path) -> tuple[Path, str, str]:
-    """Split where results files lie into the folder and what stands around a class's name."""
-    for mark in ("*", "%s", "{}"):
-        if mark in source.name:
-            return source.parent, *source.name.split(mark, 1)  # type: ignore[return-value]
-    return source, VOC_PREFIX, ".txt"
-
-
-def _literal(text: str) -> str:
-    return re.sub(r"([\[*?])", r"[\1]", text)
-
-
-def _class_files(source: Path, class_names: Sequence[str]) -> list[Path | None]:
-    """Find each class's file, ``[C]``."""
-    folder, prefix, suffix = _pattern(source)
-    files: list[Path | None] = []
-    for file, name in zip(voc_file_names(class_names), class_names, strict=True):
-        spelt = (file.removeprefix(VOC_PREFIX).removesuffix(".txt"), name)
-        paths = (
-            folder / f"{prefix}{n}{suffix}{packed}" for n in spelt for packed in ("", ".gz", ".xz")
-        )
-        files.append(next((path for path in paths if path.is_file()), None))
-    return files
-
-
-def _missing_files(source: Path, names: Sequence[str]) -> str:
-    folder, prefix, suffix = _pattern(source)
-    if source.is_file():
-        return (
-            f"{source}: is a file; give the folder of the results files, or a path with "
-            "* in place of the class's name"
-        )
-    if not folder.is_dir():
-        return f"{folder}: is no folder; give the folder of the results files"
-    first = voc_file_names(names)[0].removeprefix(VOC_PREFIX).removesuffix(".txt")
-    more = f" nor one of {len(names) - 1} other classes" if len(names) > 1 else ""
-    run = "; a run's files lie in its folder voc" if (folder / "voc").is_dir() else ""
-    return (
-        f"{folder}: holds no {prefix}{first}{suffix}{more}; write the file, empty if nothing of "
-        f"the class was detected, or list the classes to be scored with classes=FILE{run}"
-    )

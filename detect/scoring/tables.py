@@ -136,6 +136,11 @@ class GroundTruth:
         )
 
     @classmethod
+    def of(cls, given: GroundTruth | Sequence[Record]) -> GroundTruth:
+        """Return columns as they are, records as columns."""
+        return given if isinstance(given, GroundTruth) else cls.from_records(given)
+
+    @classmethod
     def from_records(cls, records: Sequence[Record]) -> GroundTruth:
         """Put the objects of records into columns."""
         counts = [len(record.labels) for record in records]

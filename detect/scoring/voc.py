@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from detect.data.problems import InputError
 from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE, Rule
-from detect.scoring.matches import Matches
 from detect.scoring.matching import ClassBoxes, first_objects, match, overlap, sort_detections
 from detect.scoring.scores import Scores, class_scores
 from detect.scoring.tables import GroundTruth, ScoredBoxes, check_columns, scored_boxes
@@ -57,34 +56,24 @@ def score_voc(
     if metric not in METRICS:
         raise InputError(f"VOC metric {metric!r}: choose one of {', '.join(METRICS)}")
     protocol, rule = METRICS[metric]
-    truth = (
-        ground_truth
-        if isinstance(ground_truth, GroundTruth)
-        else GroundTruth.from_records(ground_truth)
-    )
+    truth = GroundTruth.of(ground_truth)
     found = scored_boxes(predictions, truth)
     check_columns(found, truth, len(class_names), any_score=official)
     found = sort_detections(found, len(class_names), truth.num_images)
 
     def match_class(
-        label: int,
-        boxes: ClassBoxes,
-        members: NDArray[np.int32],
-        outcomes: NDArray[np.int8],
-        objects: NDArray[np.int32],
+        label: int, boxes: ClassBoxes, members: NDArray[np.int32], *out: NDArray[Any]
     ) -> None:
-        _match(boxes, truth.ignored[members], iou_threshold, outcomes, objects)
+        _match(boxes, truth.ignored[members], iou_threshold, *out)
 
-    outcomes, objects = match(found, truth, len(class_names), match_class)
-    matches = Matches(
+    matches = match(
+        found,
+        truth,
+        class_names,
+        match_class,
         rule=rule,
-        class_names=tuple(class_names),
-        found=found,
-        truth=truth,
-        outcomes=outcomes[None],
-        objects=objects[None],
         to_find=~truth.ignored,
-        iou_thresholds=np.full((1, len(truth.labels)), iou_threshold),
+        iou_thresholds=np.full(len(truth.labels), iou_threshold),
     )
     curve = "11 points of the curve" if metric == "2007" else "area under the curve"
     rules = (
