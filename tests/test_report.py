@@ -5,7 +5,6 @@ import io
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from detect import report
 from detect.detections import Detections
 from detect.report import write_report
 from detect.results import ImageResult
+from tests.html_page import HtmlPage
 
 CLASSES = ("cat", "dog", "<b>bold</b> & 'co'", "never")
 
@@ -45,27 +45,14 @@ def grey(name: str) -> Tensor:
     return torch.full((3, 300, 451), 128, dtype=torch.uint8)
 
 
-class Page(HTMLParser):
-    """What a browser would make of the page: its tags, texts and data."""
+class Page(HtmlPage):
+    """The page and the data inside it."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(self.source)
+        super().__init__(path)
         self.data: dict[str, Any] = json.loads(
             next(text for text in self.texts if text.startswith('{"classes"'))
         )
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def attributes(self, tag: str, name: str) -> list[str]:
-        return [value for t, a in self.tags if t == tag and (value := a.get(name)) is not None]
 
 
 def make(tmp_path: Path, results: list[ImageResult], **options: Any) -> Page:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detect.data.coco import check_instances
+from detect.data.coco_instances import check_instances
 from detect.data.problems import InputError
 from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 from detect.scoring.coco import ENGINES, Engine, score_coco, score_coco_files

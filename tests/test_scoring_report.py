@@ -4,7 +4,6 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +21,30 @@ from detect.scoring.scores import Scores
 from detect.scoring.tables import GroundTruth
 from detect.scoring_examples import Example, crop_region, cut_crops, find_photos, worst_errors
 from detect.scoring_report import write_report
+from tests.html_page import HtmlPage
 from tests.test_scoring_curves import F, I, T, make_scores
 
-VOID = {"meta", "input", "img", "br", "link", "hr"}
 EVIL = """<script>alert("1")</script><img src=x onerror='a&b'>"""
 
 
-class Page(HTMLParser):
-    """What a browser would make of the page; refuses tags that are not closed in order."""
+class Page(HtmlPage):
+    """The page and the cells of its tables."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
         self.rows: list[list[str]] = []
-        self._open: list[str] = []
-        self.feed(self.source)
-        self.close()
-        assert self._open == []
+        super().__init__(path)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len({name for name, _ in attrs}) == len(attrs)
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
+        super().handle_starttag(tag, attrs)
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
 
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-        if {"td", "th"} & set(self._open):
+        super().handle_data(data)
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
-
-    def attributes(self, tag: str, name: str) -> list[str]:
-        return [value for t, a in self.tags if t == tag and (value := a.get(name)) is not None]
 
     def row(self, first: str) -> list[str]:
         """Return the only row that starts with this cell."""

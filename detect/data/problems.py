@@ -60,20 +60,19 @@ class Problems:
     _shown: dict[Kind, list[tuple[str, str]]] = field(default_factory=dict)
     _counts: dict[Kind, int] = field(default_factory=dict)
 
-    def add(self, kind: Kind, place: str, value: object, count: int = 1) -> None:
+    def add(self, kind: Kind, place: str, value: object) -> None:
         """Note a problem.
 
         Args:
             kind: What is wrong.
             place: Where, such as ``line 17``.
             value: The value that is wrong, as it stands there.
-            count: How many such places this call stands for.
         """
         shown = self._shown.setdefault(kind, [])
         if len(shown) < SHOWN:
             text = value if isinstance(value, str) else repr(value)
             shown.append((place, text if len(text) <= 120 else f"{text[:117]}..."))
-        self._counts[kind] = self._counts.get(kind, 0) + count
+        self._counts[kind] = self._counts.get(kind, 0) + 1
 
     def add_rows(
         self, kind: Kind, wrong: NDArray[np.bool_], describe: Callable[[int], tuple[str, object]]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detect.data.coco import Instances, check_instances, read_instances
+from detect.data.coco_instances import Instances, check_instances, read_instances
 from detect.data.problems import InputError, check_choices
 from detect.data.sources import read_json
 from detect.scoring.coco_files import (

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.data.coco import ANNOTATION_IDS, Instances
 from detect.data.coco_entries import (
     BAD_BOX,
     TOLERANCE,
@@ -24,6 +23,7 @@ from detect.data.coco_entries import (
     check_ids_and_boxes,
     find_corners,
 )
+from detect.data.coco_instances import ANNOTATION_IDS, Instances
 from detect.data.problems import InputError, Kind, Problems
 from detect.data.sources import read_bytes, read_json
 from detect.scoring.coco_matching import to_corners

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.data.coco import Instances
 from detect.data.coco_entries import is_whole
+from detect.data.coco_instances import Instances
 from detect.data.problems import InputError
 from detect.scoring.average_precision import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE
 from detect.scoring.coco_files import CocoResults
