@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import lzma
 import random
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -404,21 +403,19 @@ def test_bad_detections_in_memory_are_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def demo(shared_dir: Path) -> tuple[Scores, float]:
+def demo(shared_dir: Path) -> Scores:
     folder = shared_dir / "data" / "ilsvrc_det"
-    start = time.process_time()
-    scores = score_ilsvrc_files(
+    return score_ilsvrc_files(
         folder / "demo.val.pred.det.txt.xz",
         folder / "ILSVRC2013_DET_bbox_val.tar.xz",
         folder / "val.txt",
         folder / "meta_det.mat",
         folder / "ILSVRC2014_det_validation_blacklist.txt",
     )
-    return scores, time.process_time() - start
 
 
-def test_the_devkits_demo_scores_what_its_readme_says(demo: tuple[Scores, float]) -> None:
-    scores, seconds = demo
+def test_the_devkits_demo_scores_what_its_readme_says(demo: Scores) -> None:
+    scores = demo
     assert f"{scores.mean_ap:.3f}" == "0.590"
     assert f"{scores.median_ap:.3f}" == "0.601"
     printed = {found.name: f"{found.ap:.3f}" for found in scores.classes}
@@ -427,16 +424,15 @@ def test_the_devkits_demo_scores_what_its_readme_says(demo: tuple[Scores, float]
     readme |= {"apple": "0.506", "water bottle": "0.521", "watercraft": "0.646"}
     readme |= {"whale": "0.548", "wine bottle": "0.610", "zebra": "0.772"}
     assert {name: printed[name] for name in readme} == readme
-    assert seconds < 15
 
 
 def test_the_devkits_demo_has_the_known_positives_and_detections(
-    demo: tuple[Scores, float],
+    demo: Scores,
 ) -> None:
-    content = to_json(demo[0])
+    content = to_json(demo)
     assert sum(found["positives"] for found in content["classes"]) == 54_609
     assert sum(found["detections"] for found in content["classes"]) == 49_013
-    table = format_table(demo[0]).splitlines()
+    table = format_table(demo).splitlines()
     assert len(table) == 207
     assert "409 blacklisted pairs of image and class take 893 objects away" in table[-3]
     assert "1692 of 49013 boxes end before they begin" in table[-2]
