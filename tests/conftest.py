@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,13 @@ from detect.heads import RegionHead
 from detect.shared_trunk import SharedTrunkConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """Undo what a tool that ran in this process has done to the garbage collector."""
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from detect.data.problems import InputError
 from detect.data.sources import BROKEN_ARCHIVE, read_bytes
 
 _BLOCK = 512  # bytes of a tar archive's header
+_PIECE = 1 << 16  # bytes; memory for more would be asked of the kernel each time
 
 
 def read_files(source: Path, names: Sequence[str]) -> dict[str, bytes]:
@@ -43,12 +44,21 @@ def _read_folder(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
         except OSError:
             continue
         try:
-            found[name] = b"".join(iter(partial(os.read, file, 1 << 20), b""))
+            found[name] = b"".join(_pieces(file))
         except OSError:  # a folder
             continue
         finally:
             os.close(file)
     return found
+
+
+def _pieces(file: int) -> Iterator[bytes]:
+    """Read an open file; most are over with the first piece."""
+    while True:
+        piece = os.read(file, _PIECE)
+        yield piece
+        if len(piece) < _PIECE:
+            return
 
 
 def _read_archive(archive: Path, wanted: set[str]) -> dict[str, bytes]:
