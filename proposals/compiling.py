@@ -29,7 +29,7 @@ class _Announcement(event.Listener):
         if ours and not self._said:
             self._said = True
             _logger.warning(
-                "compiling %s for this machine, once, about half a minute; it is kept in %s or, "
+                "compiling %s for this machine, once, up to half a minute; it is kept in %s or, "
                 "where that is read-only, in numba's cache folder",
                 self._what,
                 self._folder,
