@@ -20,6 +20,7 @@ from torch import Tensor
 from detect.files import write_atomically
 from detect.googlenet import GoogLeNet, Layout, Preprocessing
 from detect.heads import RegionHead
+from detect.precision import PrecisionCheck
 from detect.shared_trunk import SharedTrunkConfig
 
 VERSION = 1
@@ -39,6 +40,7 @@ class Checkpoint:
         regions: How regions were cut in training: ``shared`` (from one map an image) or ``crops``.
         shared: Scale and context of the shared map.
         training: Data and recipe, for the record.
+        precision_check: What bfloat16 does to the scores of real regions, where it was measured.
     """
 
     network: GoogLeNet
@@ -48,6 +50,7 @@ class Checkpoint:
     regions: Regions = "shared"
     shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
     training: dict[str, Any] = field(default_factory=dict)
+    precision_check: PrecisionCheck | None = None
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -60,6 +63,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "regions": checkpoint.regions,
         "shared": asdict(checkpoint.shared),
         "training": checkpoint.training,
+        "precision_check": checkpoint.precision_check and asdict(checkpoint.precision_check),
     }
     tensors: dict[str, Tensor] = {}
     for part, module in (("network", checkpoint.network), ("head", checkpoint.head)):
@@ -103,6 +107,7 @@ def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
         except RuntimeError as error:
             raise ValueError(f"{path}: {' '.join(str(error).split())[:200]}") from error
         module.eval()
+    check = settings.get("precision_check")  # not in the first files
     preprocessing = {k: tuple(v) for k, v in settings["preprocessing"].items()}
     return Checkpoint(
         network,
@@ -112,6 +117,7 @@ def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
         settings["regions"],
         SharedTrunkConfig(**settings["shared"]),
         settings["training"],
+        check and PrecisionCheck(**check),
     )
 
 

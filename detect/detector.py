@@ -7,28 +7,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
-from detect.classifier import RegionClassifier, choose_precision
-from detect.crops import CropConfig
 from detect.detections import Detections
+from detect.engine import Classifier, build_classifier
 from detect.images import as_image
 from detect.merging import MergeConfig, merge_detections
-from detect.shared_trunk import SharedTrunk, SharedTrunkClassifier
 from proposals import Proposer, SelectiveSearch
-
-
-class Classifier(Protocol):
-    """Scores the regions of one image; both the crop-wise and the shared-trunk classifier do."""
-
-    def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes ``[N, C, 4]`` and probabilities ``[N, C + 1]`` of regions ``[N, 4]``."""
-        ...
 
 
 class Detector:
@@ -91,6 +80,8 @@ class Detector:
         merge: MergeConfig | None = None,
         device: str | torch.device | None = None,
         precision: str = "auto",
+        threads: int = 0,
+        compiled: bool = False,
     ) -> Detector:
         """Build a detector from a checkpoint, by default the bundled one.
 
@@ -101,6 +92,8 @@ class Detector:
             merge: Settings of NMS and voting.
             device: By default a CUDA device where there is one.
             precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 where hardware multiplies it.
+            threads: Cores that classify one image, on a CPU; 0: all.
+            compiled: Whether torch.compile makes the kernels, which takes a minute or more.
 
         Raises:
             ValueError: If the checkpoint cannot be used, or an argument is none of its choices.
@@ -110,29 +103,14 @@ class Detector:
         else:
             checkpoint = load_checkpoint(checkpoint)
         device = _choose_device(device)
-        regions = regions or checkpoint.regions
-        if regions not in ("shared", "crops"):
-            raise ValueError(f"regions={regions}: choose shared or crops")
-        network = checkpoint.network.to(device, choose_precision(precision, device))
-        network.to(memory_format=torch.channels_last)
-        head = checkpoint.head.to(device)
-        # Small batches keep a CPU's memory low at the same speed; a GPU wants to be filled.
-        on_cpu = {"shared": 16, "crops": 8}
-        batch_size = on_cpu[regions] if device.type == "cpu" else 512
-        classifier: Classifier
-        if regions == "shared":
-            trunk = SharedTrunk(network, checkpoint.preprocessing, checkpoint.shared)
-            classifier = SharedTrunkClassifier(trunk, head, batch_size=batch_size)
-        else:
-            red, green, blue = map(round, checkpoint.preprocessing.mean)
-            crop = CropConfig(fill=(red, green, blue))
-            classifier = RegionClassifier(
-                network,
-                head,
-                preprocessing=checkpoint.preprocessing,
-                crop=crop,
-                batch_size=batch_size,
-            )
+        classifier = build_classifier(
+            checkpoint,
+            device=device,
+            regions=regions,
+            precision=precision,
+            threads=threads,
+            compiled=compiled,
+        )
         return cls(
             proposer or SelectiveSearch("googlenet"),
             classifier,

@@ -72,6 +72,24 @@ class ConvReLU(nn.Module):
         """Apply the layer, ``[N, C, H, W]`` -> ``[N, C', H', W']``."""
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.conv.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.conv.weight.dtype
+
+
+class LocalResponseNorm(nn.Module):
+    """Local response normalisation as the paper's first layers have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise a map, ``[N, C, H, W]``."""
+        return local_response_norm(x)
+
 
 class Inception(nn.Module):
     """Four branches over one input, concatenated: 1x1, 3x3, 5x5 and pooled (Figure 2b)."""
@@ -127,7 +145,7 @@ class GoogLeNet(nn.Module):
     """The classification network, cut where detection cuts it.
 
     ``stem`` (conv1 .. pool3) and ``inception4`` (4a .. 4e) make a map of one point every 16
-    pixels; ``inception5`` (pool4, 5a, 5b) and the global average turn it into 1024 features.
+    pixels; ``pool4``, ``inception5`` (5a, 5b) and the global average turn it into 1024 features.
 
     Args:
         num_classes: Outputs of the classifier; 0 for none (features only).
@@ -158,12 +176,23 @@ class GoogLeNet(nn.Module):
         if auxiliary:
             self.aux1 = AuxiliaryClassifier(512, num_classes, layout)
             self.aux2 = AuxiliaryClassifier(528, num_classes, layout)
+        paper = layout == "paper"
+        self.norm = LocalResponseNorm() if paper else nn.Identity()
+        self.pool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.pool4 = nn.MaxPool2d(3 if paper else 2, stride=2, ceil_mode=True)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(NUM_FEATURES, num_classes) if num_classes else nn.Identity()
         self.apply(_initialise)
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        return local_response_norm(x) if self.layout == "paper" else x
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.conv1.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it takes its input."""
+        return self.conv1.dtype
 
     def _inception(self, x: Tensor, *names: str) -> Tensor:
         for name in names:
@@ -172,22 +201,21 @@ class GoogLeNet(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """Run conv1 .. pool3 on preprocessed images, -> ``[N, 480, H/16, W/16]``."""
-        x = self._normalise(_pool(self.conv1(images)))
-        x = _pool(self._normalise(self.conv3(self.conv2(x))))
-        return _pool(self._inception(x, "3a", "3b"))
+        x = self.norm(self.pool(self.conv1(images)))
+        x = self.pool(self.norm(self.conv3(self.conv2(x))))
+        return self.pool(self._inception(x, "3a", "3b"))  # type: ignore[no-any-return]
 
     def inception4(self, x: Tensor) -> Tensor:
         """Run 4a .. 4e on the stem's map, -> ``[N, 832, H/16, W/16]``."""
         return self._inception(x, "4a", "4b", "4c", "4d", "4e")
 
     def inception5(self, x: Tensor) -> Tensor:
-        """Run pool4, 5a, 5b and the global average, -> ``[N, 1024]``."""
-        x = _pool(x) if self.layout == "paper" else F.max_pool2d(x, 2, stride=2, ceil_mode=True)
+        """Run 5a, 5b and the global average on what pool4 leaves, -> ``[N, 1024]``."""
         return self._inception(x, "5a", "5b").mean(dim=(2, 3))
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the classifier sees, before dropout, ``[N, 1024]``."""
-        return self.inception5(self.inception4(self.stem(images)))
+        return self.inception5(self.pool4(self.inception4(self.stem(images))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits of preprocessed images ``[N, 3, H, W]``: ``[N, num_classes]``."""
@@ -197,7 +225,7 @@ class GoogLeNet(nn.Module):
         """Return the logits of the main and of both auxiliary classifiers, for training."""
         after_4a = self._inception(self.stem(images), "4a")
         after_4d = self._inception(after_4a, "4b", "4c", "4d")
-        features = self.inception5(self._inception(after_4d, "4e"))
+        features = self.inception5(self.pool4(self._inception(after_4d, "4e")))
         return self.fc(self.dropout(features)), self.aux1(after_4a), self.aux2(after_4d)
 
 
@@ -211,10 +239,6 @@ def local_response_norm(x: Tensor) -> Tensor:
     band = ((index[:, None] - index).abs() <= 2).to(x.dtype)[:, :, None, None]
     root = F.conv2d(x * x, band).float().mul_(1e-4 / 5).add_(1).rsqrt_()
     return (root.sqrt() * root).mul_(x).to(x.dtype)
-
-
-def _pool(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -13,16 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from detect.googlenet import PREPROCESSING, GoogLeNet, Preprocessing
-from detect.heads import RegionHead, decode_boxes
+from detect.heads import RegionHead
 from detect.imagenet import load_imagenet
+from detect.map_operations import CompiledMaxPool
+from detect.region_batches import RegionBatches, upload
+from detect.region_sampling import sample_and_pool, sample_regions
+from detect.workers import CoreWorkers
 
 STRIDE = 16  # pixels of the resized image between two points of the map after 4e
 # Centre of the map's first point, in pixels: the ceil-mode pools without padding shift the grid.
 FIRST_CENTRE = 14.5
-POINTS = 14  # a side of a region, as in a 224 x 224 crop
 
 
 @dataclass
@@ -80,12 +82,15 @@ class SharedTrunk(nn.Module):
         image = (image.flip(-1) if mirror else image)[None].float()
         size = resized_size((image.shape[-2], image.shape[-1]), self.config)
         resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)
-        weight = self.network.conv1.conv.weight
-        inputs = self.preprocessing(resized).to(weight.device, weight.dtype)
+        inputs = self.preprocessing(resized).to(self.network.device, self.network.dtype)
         return self.network.stem(inputs.contiguous(memory_format=torch.channels_last))
 
-    def region_features(self, maps: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Run pool4, 5a, 5b on regions of a map after 4e.
+    def image_map(self, image: Tensor) -> Tensor:
+        """Run conv1 .. 4e on a uint8 image ``[3, H, W]``: ``[1, 832, h, w]``, channels last."""
+        return self.network.inception4(self.stem_map(image))
+
+    def pooled_regions(self, maps: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Sample regions of a map after 4e and run pool4 on them.
 
         Args:
             maps: The image's map, ``[1, 832, h, w]``.
@@ -93,10 +98,13 @@ class SharedTrunk(nn.Module):
             image_size: Its height and width.
 
         Returns:
-            Features, ``[N, 1024]``.
+            What inception 5 takes, ``[N, 832, 7, 7]``.
         """
-        points = sample_regions(maps, self.map_boxes(boxes, image_size))
-        return self.network.inception5(points)
+        boxes = self.map_boxes(boxes, image_size)
+        pool = self.network.pool4
+        if isinstance(pool, CompiledMaxPool):
+            return sample_and_pool(maps, boxes, pool.kernel_size)
+        return pool(sample_regions(maps, boxes))  # type: ignore[no-any-return]
 
     def map_boxes(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Take boxes from pixels to the map's coordinates, with their context, ``[N, 4]``.
@@ -113,49 +121,6 @@ class SharedTrunk(nn.Module):
         return (corners - offset) / STRIDE
 
 
-def sample_regions(maps: Tensor, boxes: Tensor) -> Tensor:
-    """Sample 14 x 14 bilinear points of each region, one in the middle of each bin.
-
-    The same points as ``roi_align(maps, boxes, 14, sampling_ratio=1, aligned=True)``, which runs
-    on a GPU; torchvision's CPU kernel wants channels first and takes several times as long as
-    gathering whole rows of a channels-last map.
-
-    Args:
-        maps: Map of one image, ``[1, C, h, w]``, at least 2 x 2 points.
-        boxes: Regions in the map's coordinates, ``[N, 4]``.
-
-    Returns:
-        ``[N, C, 14, 14]`` in channels-last order.
-    """
-    if maps.device.type != "cpu":
-        # In float32: bfloat16 has no room for a coordinate's fraction.
-        points = roi_align(maps.float(), [boxes.float()], POINTS, sampling_ratio=1, aligned=True)
-        return points.to(maps.dtype, memory_format=torch.channels_last)  # type: ignore[no-any-return]
-    channels, height, width = maps.shape[1:]
-    rows = maps.permute(0, 2, 3, 1).reshape(height * width, channels)
-    left, weight_x, outside_x = _neighbours(boxes[:, 0], boxes[:, 2], width)
-    top, weight_y, outside_y = _neighbours(boxes[:, 1], boxes[:, 3], height)
-    first = top[:, :, None] * width + left[:, None, :]  # [N, 14, 14]
-    index = torch.stack([first, first + 1, first + width, first + width + 1], dim=-1)
-    weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]  # [N, 14, 14, 2, 2]
-    weights = weights.masked_fill((outside_y[:, :, None] | outside_x[:, None])[..., None, None], 0)
-    points = F.embedding_bag(
-        index.view(-1, 4), rows, mode="sum", per_sample_weights=weights.view(-1, 4).to(rows.dtype)
-    )
-    return points.view(len(boxes), POINTS, POINTS, channels).permute(0, 3, 1, 2)
-
-
-def _neighbours(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the lower neighbour of each point, both neighbours' weights, and who lies outside."""
-    steps = (torch.arange(POINTS, device=low.device) + 0.5) / POINTS
-    at = low[:, None] + steps * (high - low)[:, None] - 0.5  # [N, 14]
-    outside = (at < -1) | (at > size)  # roi_align's rule: such points are zero
-    at = at.clamp(0, size - 1)
-    first = at.floor().clamp(max=size - 2)
-    weight = at - first
-    return first.long(), torch.stack([1 - weight, weight], dim=-1), outside
-
-
 class SharedTrunkClassifier(nn.Module):
     """Scores every region of an image from one pass of the trunk.
 
@@ -163,33 +128,27 @@ class SharedTrunkClassifier(nn.Module):
         trunk: The network in its two parts.
         head: Softmax and box regression.
         batch_size: Regions that pass through inception 5 together.
+        workers: Cores that share the batches on a CPU.
     """
 
-    def __init__(self, trunk: SharedTrunk, head: RegionHead, *, batch_size: int = 32) -> None:
+    def __init__(
+        self, trunk: SharedTrunk, head: RegionHead, *, batch_size: int, workers: CoreWorkers
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
-        self.batch_size = batch_size
+        self.batches = RegionBatches(self, batch_size=batch_size, workers=workers)
 
-    @torch.inference_mode()
+    def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits ``[N, C + 1]`` and box offsets ``[N, C, 4]`` of pooled regions."""
+        logits, offsets = self.head(self.trunk.network.inception5(regions).float())
+        return logits, offsets
+
     def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify regions of an image.
-
-        Args:
-            image: RGB, uint8 ``[3, H, W]``.
-            boxes: Regions, ``[N, 4]``.
-
-        Returns:
-            A regressed box a class, ``[N, C, 4]``, and probabilities with background last,
-            ``[N, C + 1]``, both float32 on the CPU.
-        """
-        height, width = image.shape[-2:]
-        maps = self.trunk.network.inception4(self.trunk.stem_map(image))
-        boxes = boxes.to(maps.device)
-        parts = [
-            self.head(self.trunk.region_features(maps, part, (height, width)).float())
-            for part in boxes.split(self.batch_size)
-        ]
-        scores = torch.cat([logits for logits, _ in parts]).softmax(dim=1)
-        moved = decode_boxes(boxes, torch.cat([offsets for _, offsets in parts]), (height, width))
-        return moved.cpu(), scores.cpu()
+        """Classify regions of an RGB uint8 image: see ``detect.detector.Classifier``."""
+        size = (image.shape[-2], image.shape[-1])
+        image = upload(image, self.trunk.network.device)
+        [maps] = self.batches.workers.map(self.trunk.image_map, [image])
+        return self.batches.score(
+            boxes.to(maps.device), lambda part: self.trunk.pooled_regions(maps, part, size), size
+        )

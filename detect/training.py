@@ -22,11 +22,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detect.classifier import best_precision
 from detect.data.records import Record
 from detect.data.regions import label_regions, sample_regions
 from detect.files import write_atomically
 from detect.heads import RegionHead, encode_boxes
+from detect.precision import best_precision
 from detect.shared_trunk import SharedTrunk
 from detect.training_cache import TrainingCache
 
@@ -116,7 +116,7 @@ class RegionTrainer:
             raise ValueError("no photos to train on")
         self.trunk, self.head, self.cache, self.config = trunk, head, cache, config
         self.records = list(records)
-        self.device = trunk.network.conv1.conv.weight.device
+        self.device = trunk.network.device
         blocks = trained_blocks(trunk, config.train_from)
         trunk.requires_grad_(False)
         blocks.requires_grad_(True)
@@ -166,7 +166,8 @@ class RegionTrainer:
         with _autocast(self.device):
             maps = self.trunk.network.inception4(photo.stem_map.to(self.device))
             boxes = regions.boxes.to(self.device)
-            features = self.trunk.region_features(maps, boxes, photo.image_size)
+            pooled = self.trunk.pooled_regions(maps, boxes, photo.image_size)
+            features = self.trunk.network.inception5(pooled)
         kept = torch.rand(features.shape, generator=generator) >= config.dropout
         features = features.float() * kept.to(self.device) / (1 - config.dropout)
         logits, offsets = self.head(features)

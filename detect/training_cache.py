@@ -7,7 +7,6 @@ depends on: other settings get another folder.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -21,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from detect.classifier import best_precision
 from detect.data.records import Record
 from detect.files import write_atomically
 from detect.images import ImageError, read_image
+from detect.precision import best_precision
+from detect.prepare import prepare_network
 from detect.shared_trunk import STRIDE, SharedTrunk, resized_size
 from proposals import Proposer
 from proposals.proposer import check_threads
@@ -60,17 +60,18 @@ class TrainingCache:
     def __init__(
         self, folder: Path, trunk: SharedTrunk, proposer: Proposer, key: dict[str, Any]
     ) -> None:
-        weight = trunk.network.conv1.conv.weight
-        dtype = best_precision(weight.device)
+        device = trunk.network.device
+        dtype = best_precision(device)
         content = json.dumps({**key, "dtype": str(dtype), **vars(trunk.config)}, sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(content.encode()).hexdigest()[:12]
-        self.trunk = copy.deepcopy(trunk).to(dtype)
+        network = prepare_network(trunk.network, dtype=dtype, device=device)
+        self.trunk = SharedTrunk(network, trunk.preprocessing, trunk.config)
         self.proposer = proposer
         write_atomically(self.folder / "settings.json", content)
 
     def expected_bytes(self, records: list[Record]) -> int:
         """Estimate the size of the whole cache from the photos' sizes, in bytes."""
-        total, element = 0, self.trunk.network.conv1.conv.weight.element_size()
+        total, element = 0, self.trunk.network.dtype.itemsize
         for record in records:
             size = (record.height or 375, record.width or 500)
             height, width = resized_size(size, self.trunk.config)

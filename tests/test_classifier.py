@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detect.classifier import RegionClassifier, best_precision, choose_precision
+from detect.classifier import RegionClassifier
 from detect.crops import CropConfig, crop_boxes
 from detect.googlenet import GoogLeNet, Preprocessing
 from detect.heads import RegionHead, decode_boxes
+from detect.precision import best_precision, choose_precision
+from detect.workers import CoreWorkers
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +16,14 @@ def classifier() -> RegionClassifier:
     torch.manual_seed(0)
     network, head = GoogLeNet(0).eval(), RegionHead(3).eval()
     crop = CropConfig(size=64, context=4)
-    return RegionClassifier(network, head, preprocessing=Preprocessing(), crop=crop, batch_size=2)
+    return RegionClassifier(
+        network,
+        head,
+        preprocessing=Preprocessing(),
+        crop=crop,
+        batch_size=2,
+        workers=CoreWorkers(2),
+    )
 
 
 def reference(classifier: RegionClassifier, image, box):

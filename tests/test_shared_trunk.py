@@ -2,20 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchvision.ops import roi_align
 
 from detect.googlenet import GoogLeNet, Preprocessing
 from detect.heads import RegionHead
 from detect.shared_trunk import (
     FIRST_CENTRE,
-    POINTS,
     STRIDE,
     SharedTrunk,
     SharedTrunkClassifier,
     SharedTrunkConfig,
     resized_size,
-    sample_regions,
 )
+from detect.workers import CoreWorkers
 
 
 def small_trunk(**settings: float) -> SharedTrunk:
@@ -24,33 +22,16 @@ def small_trunk(**settings: float) -> SharedTrunk:
     return SharedTrunk(GoogLeNet(0).eval(), Preprocessing(), config)
 
 
+def small_classifier(batch_size: int, threads: int) -> SharedTrunkClassifier:
+    head, workers = RegionHead(3).eval(), CoreWorkers(threads)
+    return SharedTrunkClassifier(small_trunk(), head, batch_size=batch_size, workers=workers)
+
+
 def random_boxes(n: int, width: int, height: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(n)
     corners = torch.rand(n, 2, generator=generator) * torch.tensor([width, height]) * 1.2
     sides = torch.rand(n, 2, generator=generator) * torch.tensor([width, height]) + 0.1
     return torch.cat([corners, corners + sides], dim=1) - 0.1 * width
-
-
-@pytest.mark.parametrize("n", [0, 1, 200])
-def test_sampling_equals_roi_align_with_one_point_a_bin(n: int) -> None:
-    maps = torch.randn(1, 6, 9, 13).to(memory_format=torch.channels_last)
-    boxes = random_boxes(n, 13, 9)
-    expected = roi_align(maps, [boxes], POINTS, sampling_ratio=1, aligned=True)
-    torch.testing.assert_close(sample_regions(maps, boxes), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_sampling_has_the_gradient_of_roi_align() -> None:
-    boxes = random_boxes(20, 13, 9)
-    gradients = []
-    for sample in (
-        sample_regions,
-        lambda m, b: roi_align(m, [b], POINTS, sampling_ratio=1, aligned=True),
-    ):
-        maps = torch.randn(1, 6, 9, 13, generator=torch.Generator().manual_seed(3))
-        maps.requires_grad_()
-        sample(maps, boxes).square().sum().backward()
-        gradients.append(maps.grad)
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
 
 
 def test_first_centre_is_where_the_pools_put_it() -> None:
@@ -94,7 +75,9 @@ def test_very_long_images_keep_room_for_a_few_points() -> None:
 @pytest.mark.parametrize("n", [0, 1, 9])
 def test_every_region_gets_probabilities_and_boxes_inside_the_image(size, n: int) -> None:
     torch.manual_seed(1)
-    classifier = SharedTrunkClassifier(small_trunk(), RegionHead(3).eval(), batch_size=4)
+    classifier = SharedTrunkClassifier(
+        small_trunk(), RegionHead(3).eval(), batch_size=4, workers=CoreWorkers(1)
+    )
     height, width = size
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     boxes = torch.tensor([[0.0, 0.0, width, height]]).repeat(n, 1)
@@ -106,7 +89,9 @@ def test_every_region_gets_probabilities_and_boxes_inside_the_image(size, n: int
 
 
 def test_regions_scored_together_equal_those_scored_alone(photo) -> None:
-    classifier = SharedTrunkClassifier(small_trunk(), RegionHead(3).eval(), batch_size=3)
+    classifier = SharedTrunkClassifier(
+        small_trunk(), RegionHead(3).eval(), batch_size=3, workers=CoreWorkers(2)
+    )
     boxes = random_boxes(7, 80, 60)
     moved, scores = classifier.score_regions(photo, boxes)
     for i in range(7):
@@ -120,12 +105,3 @@ def test_mirrored_map_is_the_map_of_the_mirrored_image(photo) -> None:
     with torch.inference_mode():
         expected = trunk.stem_map(photo.flip(-1))
         assert torch.equal(trunk.stem_map(photo, mirror=True), expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_sampling_on_a_gpu_equals_that_on_the_cpu() -> None:
-    maps = torch.randn(1, 6, 9, 13).to(memory_format=torch.channels_last)
-    boxes = random_boxes(50, 13, 9)
-    on_gpu = sample_regions(maps.cuda(), boxes.cuda()).cpu()
-    torch.testing.assert_close(on_gpu, sample_regions(maps, boxes), atol=1e-4, rtol=1e-4)

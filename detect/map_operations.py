@@ -1,0 +1,116 @@
+"""Max pooling and response normalisation of feature maps, compiled for channels-last order.
+
+PyTorch's own kernels for a CPU take a fifth of the time of GoogLeNet in bfloat16; these take a
+twentieth. They expect what GoogLeNet hands them: maps behind a ReLU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor, nn
+
+from detect.bfloat16 import load, rows, store
+
+# x ** -0.75 of a float32 x, first from its bits (Lomont, "Fast inverse square root", 2003, for
+# another power): error 4.4 %, then by Newton's steps: 0.5 %, 0.006 %, 2e-7.
+_POWER_BITS = np.int32(0x6F14B560)
+_SCALE = np.float32(1e-4 / 5)  # alpha / n of the BVLC model
+
+
+class CompiledMaxPool(nn.Module):
+    """Max pooling in ceil mode of maps without negative values, float32 or bfloat16, on a CPU."""
+
+    def __init__(self, kernel_size: int, stride: int, padding: int = 0) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool ``[N, C, H, W]``, both in channels-last order."""
+        height, width = (self._outputs(side) for side in x.shape[-2:])
+        shape = (x.shape[0], x.shape[1], height, width)
+        out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        _max_pool(rows(x), self.kernel_size, self.stride, self.padding, rows(out))
+        return out
+
+    def _outputs(self, side: int) -> int:
+        count = -(-(side + 2 * self.padding - self.kernel_size) // self.stride) + 1
+        # torch's rule: the last window begins inside the map or its left padding.
+        return count - ((count - 1) * self.stride >= side + self.padding)
+
+
+class CompiledResponseNorm(nn.Module):
+    """The BVLC model's response normalisation, of float32 or bfloat16 maps on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[N, C, H, W]`` over 5 neighbouring channels, in channels-last order."""
+        out = torch.empty_like(x, memory_format=torch.channels_last)
+        channels = x.shape[1]
+        _normalise(rows(x).reshape(-1, channels), rows(out).reshape(-1, channels))
+        return out
+
+
+@njit(cache=True, nogil=True)
+def _max_pool(x, window, stride, padding, out):  # type: ignore[no-untyped-def]
+    """Pool ``[N, H, W, C]``: rows first, then along them.
+
+    Bits of bfloat16 that are not negative compare as integers do.
+    """
+    count, height, width, channels = x.shape
+    best = np.empty((width, channels), x.dtype)  # of the window's rows
+    flat = best.reshape(-1)
+    for i in range(count):
+        for row in range(out.shape[1]):
+            top = max(row * stride - padding, 0)
+            bottom = min(row * stride - padding + window, height)
+            _max_of_two(x[i, top].reshape(-1), x[i, bottom - 1].reshape(-1), flat)
+            for y in range(top + 1, bottom - 1):
+                _max_of_two(flat, x[i, y].reshape(-1), flat)
+            for column in range(out.shape[2]):
+                left = max(column * stride - padding, 0)
+                right = min(column * stride - padding + window, width)
+                if right - left == 3:
+                    _max_of_three(best[left], best[left + 1], best[left + 2], out[i, row, column])
+                else:
+                    _max_of_two(best[left], best[right - 1], out[i, row, column])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _max_of_two(a, b, out):  # type: ignore[no-untyped-def]
+    for k in range(len(out)):
+        out[k] = max(a[k], b[k])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _max_of_three(a, b, c, out):  # type: ignore[no-untyped-def]
+    for k in range(len(out)):
+        out[k] = max(max(a[k], b[k]), c[k])
+
+
+@njit(cache=True, nogil=True)
+def _normalise(x, out):  # type: ignore[no-untyped-def]
+    """Normalise points, ``[P, C]``."""
+    points, channels = x.shape
+    values = np.empty(channels, np.float32)
+    squares = np.zeros(channels + 4, np.float32)  # two channels of zeros on either side
+    for i in range(points):
+        point, result = x[i], out[i]
+        for k in range(channels):
+            values[k] = load(point[k])
+            squares[k + 2] = values[k] * values[k]
+        for k in range(channels):
+            near = squares[k] + squares[k + 1] + squares[k + 2] + squares[k + 3] + squares[k + 4]
+            result[k] = store(values[k] * _inverse_power(np.float32(1) + _SCALE * near), out)
+
+
+@njit(inline="always")
+def _inverse_power(base):  # type: ignore[no-untyped-def]
+    """Return ``base ** -0.75`` of a base of at least 1, to 2e-7."""
+    cube = base * base * base
+    bits = np.float32(base).view(np.int32)
+    power = np.int32(_POWER_BITS - (bits >> np.int32(2)) * np.int32(3)).view(np.float32)
+    for _ in range(3):
+        square = power * power
+        power = power * (np.float32(1.25) - np.float32(0.25) * cube * square * square)
+    return power

@@ -1,0 +1,189 @@
+"""A GoogLeNet as fast as the machine allows: frozen, simplified, for inference alone.
+
+What is done pays in this order on a CPU: the weights of every convolution are packed once, in the
+order that oneDNN's kernels read them, with the ReLU inside the kernel; maps stay channels last
+and are pooled by compiled code; batch normalisation becomes part of the convolution before it;
+the three 1x1 convolutions of an inception block that share an input run as one.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detect.googlenet import ConvReLU, GoogLeNet, Inception, LocalResponseNorm
+from detect.map_operations import CompiledMaxPool, CompiledResponseNorm
+
+# Side of each part's input for a 224 x 224 crop: oneDNN picks the order of weights by it.
+_SIDES = {"conv1": 224, "conv2": 56, "conv3": 56, "3": 28, "4": 14, "5": 7}
+_TYPICAL_BATCH = 8
+
+
+def prepare_network(
+    network: GoogLeNet, *, dtype: torch.dtype, device: torch.device, own_kernels: bool = True
+) -> GoogLeNet:
+    """Return a frozen copy with the same methods and, within rounding, the same results.
+
+    Args:
+        network: Trained, of either layout; auxiliary classifiers are left out. Not changed.
+        dtype: float32 or bfloat16, in which it takes its input and computes.
+        device: Where it computes.
+        own_kernels: Whether a CPU uses oneDNN's operators and this package's compiled code, which
+            torch.compile and ONNX do not understand.
+    """
+    prepared = copy.deepcopy(network).float().eval().requires_grad_(False)
+    own_kernels = own_kernels and device.type == "cpu"
+    place: dict[str, Any] = {"dtype": dtype, "device": device, "packed": own_kernels}
+    for name, module in list(prepared.named_children()):
+        side = _SIDES.get(name) or _SIDES.get(name.removeprefix("inception")[:1], 0)
+        if isinstance(module, ConvReLU):
+            replacement: nn.Module = fuse(module, side=side, **place)
+        elif isinstance(module, Inception):
+            replacement = PreparedInception(module, side=side, **place)
+        elif own_kernels and isinstance(module, nn.MaxPool2d):
+            replacement = CompiledMaxPool(int(module.kernel_size), int(module.stride))  # type: ignore[arg-type]
+        elif own_kernels and isinstance(module, LocalResponseNorm):
+            replacement = CompiledResponseNorm()
+        elif name.startswith("aux"):
+            replacement = nn.Identity()
+        else:
+            continue
+        setattr(prepared, name, replacement)
+    return prepared.to(device)
+
+
+def compile_network(network: GoogLeNet, *, dtype: torch.dtype, device: torch.device) -> GoogLeNet:
+    """Return a frozen copy whose parts torch.compile has made kernels for, when first used."""
+    prepared = prepare_network(network, dtype=dtype, device=device, own_kernels=False)
+    for part in ("stem", "inception4", "inception5"):
+        setattr(prepared, part, torch.compile(getattr(prepared, part)))
+    return prepared
+
+
+class PreparedInception(nn.Module):
+    """An inception block whose three 1x1 convolutions on the block's input run as one."""
+
+    def __init__(
+        self,
+        block: Inception,
+        *,
+        side: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        packed: bool,
+    ) -> None:
+        super().__init__()
+        reductions = [block.branch1, block.branch2[0], block.branch3[0]]
+        make = partial(fuse, side=side, dtype=dtype, device=device, packed=packed)
+        self.reduce = make(*reductions)
+        self.channels = [len(_fold(layer)[1]) for layer in reductions]
+        self.three = make(block.branch2[1])
+        self.five = make(block.branch3[1])
+        self.project = make(block.branch4[1])
+        self.pool = CompiledMaxPool(3, 1, 1) if packed else block.branch4[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the branches side by side, as ``Inception`` does."""
+        one, three, five = self.reduce(x).split(self.channels, dim=1)
+        return torch.cat([one, self.three(three), self.five(five), self.project(self.pool(x))], 1)
+
+
+class FusedConvReLU(nn.Module):
+    """Convolutions of one input with their ReLU, as one; on any device.
+
+    Args:
+        weight: ``[C', C, k, k]``.
+        bias: ``[C']``.
+        stride: Of both directions.
+        padding: On all four sides.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, stride: int, padding: int) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer, ``[N, C, H, W]`` -> ``[N, C', H', W']``."""
+        if x.is_cuda:  # cuDNN adds the bias and applies the ReLU while it writes the result
+            geometry = [self.stride] * 2, [self.padding] * 2, [1, 1], 1
+            return torch.cudnn_convolution_relu(x, self.weight, self.bias, *geometry)
+        return F.relu_(F.conv2d(x, self.weight, self.bias, self.stride, self.padding))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.bias.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it takes its input."""
+        return self.bias.dtype
+
+
+class PackedConvReLU(FusedConvReLU):
+    """The same by oneDNN on a CPU, its weights packed once for inputs of about ``side``."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, *, stride: int, padding: int, side: int
+    ) -> None:
+        super().__init__(weight, bias, stride=stride, padding=padding)
+        self._geometry = [padding] * 2, [stride] * 2, [1, 1], 1
+        example = [_TYPICAL_BATCH, weight.shape[1], side, side]
+        # The operators that torch.compile uses for frozen models on a CPU. A tensor that oneDNN
+        # has packed is opaque, no buffer: it is not copied, moved or saved.
+        self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+            self.weight, *self._geometry, example
+        )
+        del self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer, ``[N, C, H, W]`` -> ``[N, C', H', W']`` in channels-last order."""
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._packed, self.bias, *self._geometry, "relu", [], ""
+        )
+        return result
+
+
+def fuse(
+    *layers: nn.Module, side: int, dtype: torch.dtype, device: torch.device, packed: bool
+) -> FusedConvReLU:
+    """Join layers of one input and one geometry into one, batch normalisation folded in.
+
+    Args:
+        *layers: Their outputs come side by side.
+        side: Height and width of a typical input.
+        dtype: In which to compute.
+        device: Where to compute.
+        packed: Whether oneDNN packs the weights, on a CPU.
+    """
+    folded = [_fold(layer) for layer in layers]
+    weight = torch.cat([weight for weight, _ in folded]).to(device, dtype)
+    bias = torch.cat([bias for _, bias in folded]).to(device, dtype)
+    assert isinstance(layers[0], ConvReLU)
+    convolution = layers[0].conv
+    stride, padding = convolution.stride[0], int(convolution.padding[0])
+    if packed:
+        return PackedConvReLU(weight, bias, stride=stride, padding=padding, side=side)
+    return FusedConvReLU(weight, bias, stride=stride, padding=padding)
+
+
+def _fold(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution and what batch normalisation makes of its output."""
+    assert isinstance(layer, ConvReLU)
+    weight, bias = layer.conv.weight.detach(), layer.conv.bias
+    if not isinstance(layer.bn, nn.BatchNorm2d):
+        assert bias is not None
+        return weight, bias.detach()
+    norm = layer.bn
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    return weight * scale[:, None, None, None], norm.bias.detach() - norm.running_mean * scale

@@ -1,0 +1,142 @@
+"""The piece of a feature map that a region becomes: 14 x 14 points, as 4e holds for a crop.
+
+The points are those of ``roi_align(maps, boxes, 14, sampling_ratio=1, aligned=True)``: one in the
+middle of each bin, interpolated between four neighbours. torchvision's kernel for a CPU wants
+channels first and takes several times as long as reading whole rows of a channels-last map.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from detect.bfloat16 import load, rows, store
+
+POINTS = 14  # a side of a region, as in a 224 x 224 crop
+
+
+def sample_regions(maps: Tensor, boxes: Tensor) -> Tensor:
+    """Sample 14 x 14 bilinear points of each region, with gradients.
+
+    Args:
+        maps: Map of one image, ``[1, C, h, w]``, at least 2 x 2 points.
+        boxes: Regions in the map's coordinates, where i + 0.5 is the centre of point i,
+            ``[N, 4]``.
+
+    Returns:
+        ``[N, C, 14, 14]`` in channels-last order.
+    """
+    if maps.device.type != "cpu":
+        # In float32: bfloat16 has no room for a coordinate's fraction.
+        points = roi_align(maps.float(), [boxes.float()], POINTS, sampling_ratio=1, aligned=True)
+        return points.to(maps.dtype, memory_format=torch.channels_last)  # type: ignore[no-any-return]
+    channels, height, width = maps.shape[1:]
+    points = maps.permute(0, 2, 3, 1).reshape(height * width, channels)
+    left, weight_x = _neighbours(boxes[:, 0], boxes[:, 2], width)
+    top, weight_y = _neighbours(boxes[:, 1], boxes[:, 3], height)
+    first = top[:, :, None] * width + left[:, None, :]  # [N, 14, 14]
+    index = torch.stack([first, first + 1, first + width, first + width + 1], dim=-1)
+    weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]  # [N, 14, 14, 2, 2]
+    sampled = F.embedding_bag(
+        index.view(-1, 4),
+        points,
+        mode="sum",
+        per_sample_weights=weights.view(-1, 4).to(points.dtype),
+    )
+    return sampled.view(len(boxes), POINTS, POINTS, channels).permute(0, 3, 1, 2)
+
+
+def sample_and_pool(maps: Tensor, boxes: Tensor, window: int) -> Tensor:
+    """Sample regions and take the maxima of windows two points apart, in one compiled pass.
+
+    Args:
+        maps: Map of one image on a CPU, ``[1, C, h, w]``, at least 2 x 2 points, float32 or
+            bfloat16.
+        boxes: Regions in the map's coordinates, ``[N, 4]``.
+        window: Points a side of a window, 2 or 3, as GoogLeNet's fourth pool has in either layout.
+
+    Returns:
+        ``[N, C, 7, 7]`` in channels-last order: ``F.max_pool2d(sample_regions(maps, boxes), window,
+        2, ceil_mode=True)`` but for rounding: it is interpolated in float32 and rounded once.
+    """
+    channels, height, width = maps.shape[1:]
+    left, weight_x = _neighbours(boxes[:, 0], boxes[:, 2], width)
+    top, weight_y = _neighbours(boxes[:, 1], boxes[:, 3], height)
+    side = POINTS // 2
+    shape = (len(boxes), channels, side, side)
+    out = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
+    _sample_and_pool(
+        rows(maps)[0],
+        left.numpy(),
+        weight_x.float().numpy(),
+        top.numpy(),
+        weight_y.float().numpy(),
+        window,
+        rows(out),
+    )
+    return out
+
+
+def _neighbours(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the lower neighbour of each point, ``[N, 14]``, and both weights, ``[N, 14, 2]``."""
+    steps = (torch.arange(POINTS, device=low.device) + 0.5) / POINTS
+    at = low[:, None] + steps * (high - low)[:, None] - 0.5  # [N, 14]
+    outside = (at < -1) | (at > size)  # roi_align's rule: such points are zero
+    at = at.clamp(0, size - 1)
+    first = at.floor().clamp(max=size - 2)
+    weight = at - first
+    weights = torch.stack([1 - weight, weight], dim=-1).masked_fill(outside[..., None], 0)
+    return first.long(), weights
+
+
+@njit(cache=True, nogil=True)
+def _sample_and_pool(  # type: ignore[no-untyped-def]
+    maps, left, weight_x, top, weight_y, window, out
+):
+    channels, points = maps.shape[2], left.shape[1]
+    line = np.empty((points, channels), np.float32)  # one row of a region's points
+    # Rows pooled along themselves, the last three: the next window needs the last one again.
+    pooled = np.empty((3, out.shape[2], channels), np.float32)
+    best = np.empty(channels, np.float32)
+    for n in range(len(out)):
+        done = 0
+        for i in range(out.shape[1]):
+            end = min(2 * i + window, points)
+            for p in range(done, end):
+                upper, lower = maps[top[n, p]], maps[top[n, p] + 1]
+                across = weight_y[n, p, 0], weight_y[n, p, 1]
+                for q in range(points):
+                    x = left[n, q]
+                    along = weight_x[n, q, 0], weight_x[n, q, 1]
+                    neighbours = upper[x], upper[x + 1], lower[x], lower[x + 1]
+                    _interpolate(neighbours, along, across, line[q])
+                for j in range(out.shape[2]):
+                    last = min(2 * j + window, points) - 1
+                    _max_of_three(line[2 * j], line[2 * j + 1], line[last], pooled[p % 3, j])
+            done = end
+            a, b, c = pooled[2 * i % 3], pooled[(2 * i + 1) % 3], pooled[(end - 1) % 3]
+            for j in range(out.shape[2]):
+                _max_of_three(a[j], b[j], c[j], best)
+                for k in range(channels):
+                    out[n, i, j, k] = store(best[k], out)
+
+
+@njit(inline="always")
+def _interpolate(neighbours, along, across, out):  # type: ignore[no-untyped-def]
+    a, b, c, d = neighbours
+    left, right = along
+    top, bottom = across
+    for k in range(len(out)):
+        upper = left * load(a[k]) + right * load(b[k])
+        lower = left * load(c[k]) + right * load(d[k])
+        out[k] = top * upper + bottom * lower
+
+
+@njit(inline="always")
+def _max_of_three(a, b, c, out):  # type: ignore[no-untyped-def]
+    for k in range(len(out)):
+        out[k] = max(max(a[k], b[k]), c[k])

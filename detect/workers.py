@@ -1,0 +1,74 @@
+"""Threads that compute with one core each, so that none of them ever waits for another.
+
+One convolution on several cores ends when its slowest core does: with another process on one of
+them, OpenMP's threads wait for it at every layer. Threads that each take the next batch when they
+are free lose only what that process takes. The results are the same for any number of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class CoreWorkers:
+    """A pool of one-core threads that is made on first use.
+
+    Args:
+        threads: How many; 0: one a core of this process.
+    """
+
+    def __init__(self, threads: int = 0) -> None:
+        if threads < 0:
+            raise ValueError(f"threads={threads}: give 1 or more, or 0 for one a core")
+        self.threads = threads or available_cores()
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def map(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+        """Apply a function to every item, in inference mode; return the results in order.
+
+        A thread that computes with one core already does the work itself when it is the only one.
+        """
+        if self.threads == 1 and torch.get_num_threads() == 1:
+            with torch.inference_mode():
+                return [function(item) for item in items]
+
+        def infer(item: _Item) -> _Result:
+            with torch.inference_mode():
+                return function(item)
+
+        return list(self._started().map(infer, items))
+
+    def _started(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, "core")
+                before = torch.get_num_threads()
+                # Each thread waits until all of them have been here.
+                together = threading.Barrier(self.threads)
+                list(self._pool.map(lambda _: _use_one_core(together), range(self.threads)))
+                # torch takes the last number that any thread chose for threads still to come.
+                torch.set_num_threads(before)
+            return self._pool
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _use_one_core(together: threading.Barrier) -> None:
+    torch.get_num_threads()  # a thread's first question resets it to the last number chosen
+    torch.set_num_threads(1)
+    together.wait()
