@@ -22,6 +22,7 @@ from detect.precision import PrecisionCheck, choose_precision
 from detect.prepare import compile_network, prepare_network
 from detect.shared_trunk import SharedTrunk, SharedTrunkClassifier
 from detect.workers import CoreWorkers
+from proposals.compiling import announce_compiling
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def build_classifier(
     Raises:
         ValueError: If ``regions`` or ``precision`` is none of its choices.
     """
+    announce_compiling("detect", "classification", Path(__file__).parent / "__pycache__")
     regions = regions or checkpoint.regions
     if regions not in BATCH_SIZES:
         raise ValueError(f"regions={regions}: choose shared or crops")

@@ -84,7 +84,7 @@ class DetectionRun:
     Args:
         detector: Detects on one image.
         ledger: Receives the results, and gives those of an earlier run.
-        threads: Images in work at the same time. On a CPU each is computed by one core, so that
+        threads: Images in work at the same time. Every operation is computed by one core, so that
             the results do not depend on how many there are.
         frame_step: Every n-th frame of a video.
         drawn: Folder of the drawn photos, if they are wanted.

@@ -24,7 +24,8 @@ class DetectConfig:
     merge: MergeConfig = field(default_factory=MergeConfig)
     device: str | None = None  # cpu, cuda, cuda:1; by default a GPU where there is one
     precision: str = "auto"  # auto, float32 or bfloat16; auto: bfloat16 where hardware has it
-    threads: int = 0  # images in work at the same time on a CPU; 0: one a core
+    compile: bool = False  # let torch.compile make the kernels, which takes a minute or more
+    threads: int = 0  # cores to use, an image each, or more where images are few; 0: all
     frame_step: int = 1  # every n-th frame of a video
     drawn: bool = True  # whether to draw the detections on every photo
     draw_threshold: float = 0.5  # least score of a drawn detection, 0 to 1
@@ -75,8 +76,12 @@ register("propose", ProposeConfig)
 register("recall", RecallConfig)
 
 
-def build_detector(settings: DetectConfig) -> Detector:
+def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
     """Make the detector that the settings describe.
+
+    Args:
+        settings: Of tools/detect.py.
+        threads: Cores that classify one image, on a CPU; 0: all.
 
     Raises:
         ValueError: If the checkpoint cannot be used or a setting is none of its choices.
@@ -88,12 +93,14 @@ def build_detector(settings: DetectConfig) -> Detector:
         merge=settings.merge,
         device=settings.device,
         precision=settings.precision,
+        threads=threads,
+        compiled=settings.compile,
     )
 
 
 def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
     """Return what other detections would come from, if it were changed."""
-    names = ("regions", "proposer", "merge", "device", "precision")
+    names = ("regions", "proposer", "merge", "device", "precision", "compile")
     decisive = {name: plain[name] for name in names}
     decisive["proposer"] = {k: v for k, v in plain["proposer"].items() if k != "threads"}
     return decisive | {"checkpoint_sha256": file_digest(settings.checkpoint or BUNDLED)}

@@ -68,6 +68,21 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def share_cores(threads: int, images: int | None) -> tuple[int, int]:
+    """Share cores between images that are in work at the same time and each image's regions.
+
+    Args:
+        threads: Cores to use; 0: all.
+        images: How many there are to do; None: many.
+
+    Returns:
+        Images at the same time, and cores for each of them.
+    """
+    threads = threads or available_cores()
+    at_once = threads if images is None else max(1, min(threads, images))
+    return at_once, threads // at_once
+
+
 def _use_one_core(together: threading.Barrier) -> None:
     torch.get_num_threads()  # a thread's first question resets it to the last number chosen
     torch.set_num_threads(1)

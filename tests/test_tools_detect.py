@@ -246,7 +246,7 @@ def test_paths_come_from_standard_input_and_results_are_not_inputs(
 def test_wrong_requests_end_with_one_line(
     tmp_path, run, random_checkpoint, arguments: list[str], message: str
 ) -> None:
-    make_photos(tmp_path / "photos", 1)
+    make_photos(tmp_path / "photos", 2)
     (tmp_path / "empty").mkdir()
     given = {argument.partition("=")[0] for argument in arguments if "=" in argument}
     line = command(*arguments, checkpoint=random_checkpoint)

@@ -25,6 +25,7 @@ from detect.images import find_images, is_video
 from detect.ledger import Ledger, LedgerBusy
 from detect.run import DetectionRun, summarise, versions, write_outputs
 from detect.settings import DetectConfig, build_detector, decisive_settings
+from detect.workers import share_cores
 from tools.command_line import answer
 from tools.progress import progress
 
@@ -37,7 +38,9 @@ def run(paths: list[str], overrides: list[str]) -> int:
     sources = [s for s in find_images(paths) if out.resolve() not in s.path.resolve().parents]
     if not sources:
         raise ValueError(f"{' '.join(paths) or 'no PATH given'}: no photo or video there")
-    detector = build_detector(settings)
+    videos = any(is_video(source.path) for source in sources)
+    at_once, cores = share_cores(settings.threads, None if videos else len(sources))
+    detector = build_detector(settings, cores)
     names, decisive = detector.class_names, decisive_settings(settings, plain)
     with Ledger.open(
         out / "detections.jsonl", decisive, names, overwrite=settings.overwrite
@@ -46,13 +49,12 @@ def run(paths: list[str], overrides: list[str]) -> int:
         detection = DetectionRun(
             detector,
             ledger,
-            threads=settings.threads or os.cpu_count() or 1,
+            threads=at_once,
             frame_step=settings.frame_step,
             drawn=out / "drawn" if settings.drawn else None,
             draw_threshold=settings.draw_threshold,
         )
-        total = None if any(is_video(source.path) for source in sources) else len(sources)
-        with progress(total, "photos") as bar:
+        with progress(None if videos else len(sources), "photos") as bar:
             outcome = detection(sources, bar.update)
         ledger.compact([result.name for result in outcome.results])
     write_outputs(out, outcome, sources, names, detection, plain)
