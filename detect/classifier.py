@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from detect.crops import CropConfig, crop_boxes
@@ -39,19 +38,29 @@ class RegionClassifier(nn.Module):
         self.head = head
         self.preprocessing = preprocessing
         self.crop = crop
-        self.batches = RegionBatches(self, batch_size=batch_size, workers=workers)
+        self.batches = RegionBatches(
+            self.score_inputs, device=network.device, batch_size=batch_size, workers=workers
+        )
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[N, C + 1]`` and box offsets ``[N, C, 4]`` of RGB crops 0..255."""
-        inputs = self.preprocessing(crops.to(self.network.device)).to(self.network.dtype)
-        features = self.network.features(inputs.contiguous(memory_format=torch.channels_last))
-        logits, offsets = self.head(features.float())
+        return self.score_inputs(self.inputs(crops))
+
+    def inputs(self, crops: Tensor) -> Tensor:
+        """Make of RGB crops 0..255 what the network takes, ``[N, 3, S, S]``."""
+        return self.preprocessing(crops.to(self.network.device)).to(self.network.dtype)
+
+    def score_inputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Run network and head on preprocessed crops; nothing in it waits for a GPU."""
+        logits, offsets = self.head(self.network.features(inputs).float())
         return logits, offsets
 
     def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify regions of an RGB uint8 image: see ``detect.detector.Classifier``."""
+        """Classify regions of an RGB uint8 image: see ``detect.engine.Classifier``."""
         image = upload(image, self.network.device)
         size = (image.shape[-2], image.shape[-1])
-        return self.batches.score(
-            boxes.to(image.device), lambda part: crop_boxes(image, part, self.crop), size
-        )
+
+        def cut(part: Tensor) -> Tensor:
+            return self.inputs(crop_boxes(image, part, self.crop))
+
+        return self.batches.score(boxes, cut, size)

@@ -139,16 +139,19 @@ def _crop_with_torch(image: Tensor, boxes: Tensor, config: CropConfig) -> Tensor
     shape = len(boxes), 3, config.size, config.size
     crops = torch.empty(shape, device=image.device).to(memory_format=torch.channels_last)
     start, step = _sampling(boxes, config)
-    index = torch.arange(config.size)[:, None]
+    index = torch.arange(config.size, device=image.device)[:, None]
     for block, rows in _groups(step, image):
+        # A few numbers a box are sent over; a GPU computes the points itself.
+        starts, steps = (x[rows].to(image.device, non_blocking=True) for x in (start, step))
         padding = -image.shape[2] % block[0], -image.shape[1] % block[1]
         averaged = F.avg_pool2d(F.pad(pixels, (0, padding[0], 0, padding[1])), block[::-1])
-        extent = torch.tensor([image.shape[2] + padding[0], image.shape[1] + padding[1]])
-        points = start[rows, None] + index * step[rows, None]  # [n, S, 2]
-        points = (2 * points / extent - 1).float().to(image.device)
-        x, y = torch.broadcast_tensors(points[:, None, :, 0], points[:, :, None, 1])  # [n, S, S]
+        width, height = image.shape[2] + padding[0], image.shape[1] + padding[1]
+        points = starts[:, None] + index * steps[:, None]  # [n, S, 2]
+        across = (2 * points[:, None, :, 0] / width - 1).float()
+        down = (2 * points[:, :, None, 1] / height - 1).float()
+        x, y = torch.broadcast_tensors(across, down)  # [n, S, S]
         sampled = F.grid_sample(
             averaged.expand(len(rows), -1, -1, -1), torch.stack([x, y], -1), align_corners=False
         )
-        crops[rows.to(image.device)] = sampled + fill
+        crops[rows.to(image.device, non_blocking=True)] = sampled + fill
     return crops

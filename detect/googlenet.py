@@ -45,10 +45,14 @@ class Preprocessing:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise RGB images 0..255, ``[N, 3, H, W]``, to float32."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
-        return (images.float() - mean) / std
+        """Normalise RGB images 0..255, ``[N, 3, H, W]``, to float32 in channels-last order."""
+        count, channels, height, width = images.shape
+        # Line by line: a loop over the three channels of a pixel is too short to be fast.
+        lines = images.permute(0, 2, 3, 1).reshape(count * height, width * channels)
+        lines = lines.float() - torch.tensor(self.mean, device=images.device).repeat(width)
+        if self.std != (1.0, 1.0, 1.0):
+            lines /= torch.tensor(self.std, device=images.device).repeat(width)
+        return lines.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 PREPROCESSING: dict[Layout, Preprocessing] = {

@@ -20,14 +20,18 @@ class RegionBatches:
 
     Args:
         compute: Takes what ``cut`` makes of a batch, and returns logits ``[n, C + 1]`` and box
-            offsets ``[n, C, 4]``.
+            offsets ``[n, C, 4]``; without waiting for a GPU inside.
+        device: Where it computes.
         batch_size: Regions that are computed together. Halved for good where a GPU's memory does
             not suffice.
         workers: The cores that share the batches on a CPU. The batches are the same for any
             number of them, and so are the results.
     """
 
-    def __init__(self, compute: Compute, *, batch_size: int, workers: CoreWorkers) -> None:
+    def __init__(
+        self, compute: Compute, *, device: torch.device, batch_size: int, workers: CoreWorkers
+    ) -> None:
+        self.device = device
         self.batch_size = batch_size
         self.workers = workers
         self._compute = compute
@@ -40,8 +44,8 @@ class RegionBatches:
         """Score regions batch by batch.
 
         Args:
-            boxes: Regions in pixels, on the device that computes, ``[N, 4]``.
-            cut: Makes the input ``[n, ...]`` of a batch of regions ``[n, 4]``.
+            boxes: Regions in pixels, on the CPU, ``[N, 4]``.
+            cut: Makes the input ``[n, ...]``, where it is computed, of regions ``[n, 4]``.
             image_size: Height and width of the image, pixels.
 
         Returns:
@@ -51,21 +55,22 @@ class RegionBatches:
         Raises:
             torch.OutOfMemoryError: If not even a single region fits into a GPU's memory.
         """
-        if boxes.device.type == "cpu":
+        if self.device.type == "cpu":
             parts = self.workers.map(
                 lambda part: self._compute(cut(part)), boxes.split(self.batch_size)
             )
         else:
             parts = self._score_on_gpu(boxes, cut)
-        scores = torch.cat([logits for logits, _ in parts]).softmax(dim=1)
-        moved = decode_boxes(boxes, torch.cat([offsets for _, offsets in parts]), image_size)
+        logits, offsets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        scores = logits.softmax(dim=1)
+        moved = decode_boxes(boxes.to(logits.device), offsets, image_size)
         moved, scores = fetch(moved, scores)
         return moved, scores
 
     def _score_on_gpu(
         self, boxes: Tensor, cut: Callable[[Tensor], Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        compute = self._graphed if boxes.is_cuda else self._compute
+        compute = self._graphed if self.device.type == "cuda" else self._compute
         while True:
             try:
                 return [compute(cut(part)) for part in boxes.split(self.batch_size)]

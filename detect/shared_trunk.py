@@ -83,7 +83,7 @@ class SharedTrunk(nn.Module):
         size = resized_size((image.shape[-2], image.shape[-1]), self.config)
         resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)
         inputs = self.preprocessing(resized).to(self.network.device, self.network.dtype)
-        return self.network.stem(inputs.contiguous(memory_format=torch.channels_last))
+        return self.network.stem(inputs)
 
     def image_map(self, image: Tensor) -> Tensor:
         """Run conv1 .. 4e on a uint8 image ``[3, H, W]``: ``[1, 832, h, w]``, channels last."""
@@ -137,7 +137,9 @@ class SharedTrunkClassifier(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.head = head
-        self.batches = RegionBatches(self, batch_size=batch_size, workers=workers)
+        self.batches = RegionBatches(
+            self, device=trunk.network.device, batch_size=batch_size, workers=workers
+        )
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[N, C + 1]`` and box offsets ``[N, C, 4]`` of pooled regions."""
@@ -145,10 +147,12 @@ class SharedTrunkClassifier(nn.Module):
         return logits, offsets
 
     def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify regions of an RGB uint8 image: see ``detect.detector.Classifier``."""
+        """Classify regions of an RGB uint8 image: see ``detect.engine.Classifier``."""
         size = (image.shape[-2], image.shape[-1])
         image = upload(image, self.trunk.network.device)
         [maps] = self.batches.workers.map(self.trunk.image_map, [image])
-        return self.batches.score(
-            boxes.to(maps.device), lambda part: self.trunk.pooled_regions(maps, part, size), size
-        )
+
+        def cut(part: Tensor) -> Tensor:
+            return self.trunk.pooled_regions(maps, part.to(maps.device, non_blocking=True), size)
+
+        return self.batches.score(boxes, cut, size)
