@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -146,6 +147,8 @@ def check_precision(
         ValueError: If there is no region.
     """
     cpu = torch.device("cpu")
+    checkpoint = copy.deepcopy(checkpoint)  # the caller's may lie on a GPU, and stays there
+    checkpoint.network.to(cpu)
     prepared = prepare_network(checkpoint.network, dtype=_DTYPES[precision], device=cpu)
     workers = CoreWorkers()
     classifiers = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,13 @@ class TrainingCache:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: damaged ({error}); delete it and start again") from error
         return CachedPhoto(proposals, rows.permute(2, 0, 1)[None], (height, width))
+
+    def regions_of(self, records: list[Record], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield image and first ``count`` proposals of records, ``[3, H, W]`` and ``[n, 4]``."""
+        for record in records:
+            assert record.path is not None
+            proposals = self.load(record, mirror=False).proposals
+            yield read_image(record.path), proposals[:count]
 
     def _path(self, record: Record) -> Path:
         return self.folder / f"{record.name}.safetensors"

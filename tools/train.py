@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from detect.allocator import keep_freed_memory
 from detect.checkpoint import Checkpoint, file_digest, save_checkpoint
+from detect.engine import check_precision
 from detect.heads import RegionHead
 from detect.settings import TrainConfig
 from detect.shared_trunk import SharedTrunk
@@ -96,6 +97,8 @@ def train(config: DictConfig) -> None:
         shared=settings.shared,
         training=recipe,
     )
+    checkpoint.precision_check = check_precision(checkpoint, cache.regions_of(records[:16], 100))
+    print(f"bfloat16 against float32: {checkpoint.precision_check}")
     save_checkpoint(target, checkpoint)
     print(f"checkpoint: {target}")
 
