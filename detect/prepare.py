@@ -9,7 +9,7 @@ the three 1x1 convolutions of an inception block that share an input run as one.
 from __future__ import annotations
 
 import copy
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ def prepare_network(
         else:
             continue
         setattr(prepared, name, replacement)
+    prepared.fc.to(dtype)
     return prepared.to(device)
 
 
@@ -113,7 +114,7 @@ class FusedConvReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer, ``[N, C, H, W]`` -> ``[N, C', H', W']``."""
-        if x.is_cuda:  # cuDNN adds the bias and applies the ReLU while it writes the result
+        if x.is_cuda and _has_cudnn_relu(x.device, x.dtype):
             geometry = [self.stride] * 2, [self.padding] * 2, [1, 1], 1
             return torch.cudnn_convolution_relu(x, self.weight, self.bias, *geometry)
         return F.relu_(F.conv2d(x, self.weight, self.bias, self.stride, self.padding))
@@ -127,6 +128,18 @@ class FusedConvReLU(nn.Module):
     def dtype(self) -> torch.dtype:
         """In which precision it takes its input."""
         return self.bias.dtype
+
+
+@cache
+def _has_cudnn_relu(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether cuDNN adds the bias and applies the ReLU while it writes a convolution."""
+    maps = torch.zeros(1, 8, 4, 4, device=device, dtype=dtype)
+    weight = torch.zeros(8, 8, 1, 1, device=device, dtype=dtype)
+    try:
+        torch.cudnn_convolution_relu(maps, weight, weight[:, 0, 0, 0], [1, 1], [0, 0], [1, 1], 1)
+    except RuntimeError:
+        return False
+    return True
 
 
 class PackedConvReLU(FusedConvReLU):
