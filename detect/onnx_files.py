@@ -28,9 +28,10 @@ FILES: dict[str, tuple[str, ...]] = {"crops": (CLASSIFIER,), "shared": (TRUNK, R
 _CROPS = (
     "Stretch each box (x1, y1, x2, y2; pixels, the first one's centre at 0.5) to the middle "
     "size - 2 * context pixels of a square of size: the centre of crop pixel i lies at "
-    "x1 + (i + 0.5 - context) * step, step = (x2 - x1) / (size - 2 * context), y alike. Outside of "
-    "the image is fill. Interpolate bilinearly; where step is 2 or more, first average the image "
-    "over blocks of 2 ** floor(log2(step)) pixels. RGB, 0..255, into classifier.onnx."
+    "x1 + (i + 0.5 - context) * step, step = (x2 - x1) / (size - 2 * context); y alike, with its "
+    "own step. Outside of the image is fill. Interpolate bilinearly; in a direction whose step is "
+    "2 or more, first average the image over blocks of 2 ** floor(log2(step)) pixels. RGB, 0..255, "
+    "into classifier.onnx."
 )
 _SHARED = (
     "Resize the RGB image (0..255) by min(shorter_side / its shorter side, max_side / its longer "

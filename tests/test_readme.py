@@ -20,7 +20,8 @@ import pytest
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README, re.M)
+EXPORT = (ROOT / "docs" / "export.md").read_text()
+COMMANDS = re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README + EXPORT, re.M)
 SNIPPETS = re.findall(r"^```python\n(.+?)^```$", README, re.M | re.S)
 DOCS_SNIPPETS = re.findall(
     r"^```python\n(.+?)^```$", (ROOT / "docs" / "scoring.md").read_text(), re.M | re.S
