@@ -152,6 +152,9 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         command += " training.steps=2"
     if "benchmarks/detect.py" in command:
         command += " --photos 1 proposer.max_boxes=40"
+    if "tools/export.py" in command:
+        pytest.importorskip("onnx", reason="no onnx: the [onnx] extra is not installed")
+        pytest.importorskip("onnxruntime", reason="no onnxruntime: as onnx")
     if "-m venv" in command:
         pytest.skip("makes another environment, from the network")
     if "--anchor-python" in command:  # without the others, which that environment has
