@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from detect.googlenet import NUM_FEATURES
 
 # Units of the regression targets, as in Fast R-CNN: shifts in 1/10 of a side, log sizes in 1/5.
-_UNITS = (0.1, 0.1, 0.2, 0.2)
+BOX_UNITS = (0.1, 0.1, 0.2, 0.2)
 # A regressed side grows at most this much (log); beyond lies an untrained or diverging head.
-_MAX_LOG_SCALE = math.log(4.0)
+MAX_LOG_SCALE = math.log(4.0)
 
 
 class RegionHead(nn.Module):
@@ -50,7 +50,7 @@ def encode_boxes(boxes: Tensor, targets: Tensor) -> Tensor:
     x, y, w, h = _centres(boxes)
     tx, ty, tw, th = _centres(targets)
     offsets = torch.stack([(tx - x) / w, (ty - y) / h, (tw / w).log(), (th / h).log()], dim=-1)
-    return offsets / offsets.new_tensor(_UNITS)
+    return offsets / offsets.new_tensor(BOX_UNITS)
 
 
 def decode_boxes(boxes: Tensor, offsets: Tensor, image_size: tuple[int, int]) -> Tensor:
@@ -65,10 +65,11 @@ def decode_boxes(boxes: Tensor, offsets: Tensor, image_size: tuple[int, int]) ->
         A box for every class, ``[N, C, 4]``.
     """
     x, y, w, h = (side[:, None] for side in _centres(boxes))
-    dx, dy, dw, dh = (offsets.float() * offsets.new_tensor(_UNITS, dtype=torch.float32)).unbind(-1)
+    units = offsets.new_tensor(BOX_UNITS, dtype=torch.float32)
+    dx, dy, dw, dh = (offsets.float() * units).unbind(-1)
     cx, cy = x + dx * w, y + dy * h
-    half_w = dw.clamp(max=_MAX_LOG_SCALE).exp() * w / 2
-    half_h = dh.clamp(max=_MAX_LOG_SCALE).exp() * h / 2
+    half_w = dw.clamp(max=MAX_LOG_SCALE).exp() * w / 2
+    half_h = dh.clamp(max=MAX_LOG_SCALE).exp() * h / 2
     height, width = image_size
     xs = torch.stack([cx - half_w, cx + half_w], dim=-1).clamp(0, width)
     ys = torch.stack([cy - half_h, cy + half_h], dim=-1).clamp(0, height)

@@ -23,6 +23,8 @@ ONLY_IN = {
         "proposals/selective_search.py",
         "proposals/colour.py",
     },
+    "onnx": {"detect/onnx_graph.py"},
+    "onnxruntime": {"detect/onnx_backend.py"},
     "tqdm": set(),
     "pickle": set(),
     "tools": set(),

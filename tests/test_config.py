@@ -11,6 +11,7 @@ from detect.config import (
     split_arguments,
     write_yaml,
 )
+from detect.export_settings import ExportConfig
 from detect.score_settings import ScoreConfig
 from detect.settings import DetectConfig, ProposeConfig, RecallConfig, TrainConfig
 from proposals import Proposer
@@ -73,7 +74,7 @@ def test_paths_are_told_from_overrides(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [DetectConfig, TrainConfig, ScoreConfig, ProposeConfig, RecallConfig]
+    "settings", [DetectConfig, TrainConfig, ScoreConfig, ProposeConfig, RecallConfig, ExportConfig]
 )
 def test_help_shows_every_setting_with_its_comment(settings: type) -> None:
     text = settings_help(settings)["template"]

@@ -20,7 +20,8 @@ import pytest
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README, re.M)
+EXPORT = (ROOT / "docs" / "export.md").read_text()
+COMMANDS = re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README + EXPORT, re.M)
 SNIPPETS = re.findall(r"^```python\n(.+?)^```$", README, re.M | re.S)
 DOCS_SNIPPETS = re.findall(
     r"^```python\n(.+?)^```$", (ROOT / "docs" / "scoring.md").read_text(), re.M | re.S
@@ -151,6 +152,9 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         command += " training.steps=2"
     if "benchmarks/detect.py" in command:
         command += " --photos 1 proposer.max_boxes=40"
+    if "tools/export.py" in command:
+        pytest.importorskip("onnx", reason="no onnx: the [onnx] extra is not installed")
+        pytest.importorskip("onnxruntime", reason="no onnxruntime: as onnx")
     if "-m venv" in command:
         pytest.skip("makes another environment, from the network")
     if "--anchor-python" in command:  # without the others, which that environment has
