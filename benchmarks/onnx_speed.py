@@ -24,9 +24,9 @@ from skimage import data
 from torch import Tensor
 
 from detect.checkpoint import load_checkpoint
-from detect.classifier import best_precision
-from detect.detector import Classifier, Detector
+from detect.engine import Classifier, build_classifier
 from detect.onnx_backend import OnnxClassifier
+from detect.precision import best_precision
 
 REGIONS = {"crops": 64, "shared": 1000}
 
@@ -36,15 +36,15 @@ def classifiers(regions: str) -> dict[str, Classifier]:
     precisions = ["float32"]
     if best_precision(torch.device("cpu")) == torch.bfloat16:
         precisions.append("bfloat16")
+    checkpoint, cpu = load_checkpoint(), torch.device("cpu")
     made: dict[str, Classifier] = {
-        f"torch {precision}": Detector.load(
-            regions=regions, device="cpu", precision=precision
-        ).classifier
+        f"torch {precision}": build_classifier(
+            checkpoint, device=cpu, regions=regions, precision=precision, threads=1
+        )
         for precision in precisions
     }
-    return made | {
-        "onnxruntime float32": OnnxClassifier.from_checkpoint(load_checkpoint(), regions=regions)
-    }
+    made["onnxruntime float32"] = OnnxClassifier.from_checkpoint(checkpoint, regions=regions)
+    return made
 
 
 def boxes_of(n: int, side: int) -> Tensor:

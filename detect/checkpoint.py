@@ -21,7 +21,7 @@ from detect.files import write_atomically
 from detect.googlenet import GoogLeNet, Layout, Preprocessing
 from detect.heads import RegionHead
 from detect.precision import PrecisionCheck
-from detect.shared_trunk import SharedTrunkConfig
+from detect.shared_geometry import SharedTrunkConfig
 
 VERSION = 1
 BUNDLED = Path(__file__).parent / "pretrained" / "voc2007.safetensors"
@@ -80,6 +80,8 @@ def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
         ValueError: If the file is absent, damaged, of a newer version or no checkpoint of ours.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; backend=onnxruntime reads those of tools/export.py")
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint file")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -80,44 +79,57 @@ class Detector:
         merge: MergeConfig | None = None,
         device: str | torch.device | None = None,
         precision: str = "auto",
+        backend: str = "torch",
         threads: int = 0,
         compiled: bool = False,
     ) -> Detector:
         """Build a detector from a checkpoint, by default the bundled one.
 
         Args:
-            checkpoint: A file made by tools/train.py, or what was read from it.
+            checkpoint: A file made by tools/train.py, or what was read from it; for onnxruntime
+                also a folder made by tools/export.py.
             regions: ``shared`` (one trunk pass an image) or ``crops``; by default as trained.
             proposer: By default selective search with superpixels of twice R-CNN's size.
             merge: Settings of NMS and voting.
             device: By default a CUDA device where there is one.
             precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 where hardware multiplies it.
+            backend: ``torch``, or ``onnxruntime``: on the CPU, in float32, see docs/export.md.
             threads: Cores that classify one image, on a CPU; 0: all.
             compiled: Whether torch.compile makes the kernels, which takes a minute or more.
 
         Raises:
             ValueError: If the checkpoint cannot be used, or an argument is none of its choices.
         """
-        if isinstance(checkpoint, Checkpoint):
-            checkpoint = copy.deepcopy(checkpoint)  # the caller's stays as it is
+        if backend == "onnxruntime":
+            if device not in (None, "cpu", torch.device("cpu")):
+                raise ValueError(f"device={device}: backend=onnxruntime computes on the CPU")
+            classifier, names = _on_onnxruntime(checkpoint, regions, precision, threads)
+            place = torch.device("cpu")
+        elif backend == "torch":
+            if not isinstance(checkpoint, Checkpoint):
+                checkpoint = load_checkpoint(checkpoint)
+            place, names = _choose_device(device), checkpoint.class_names
+            classifier = build_classifier(
+                checkpoint,
+                device=place,
+                regions=regions,
+                precision=precision,
+                threads=threads,
+                compiled=compiled,
+            )
         else:
-            checkpoint = load_checkpoint(checkpoint)
-        device = _choose_device(device)
-        classifier = build_classifier(
-            checkpoint,
-            device=device,
-            regions=regions,
-            precision=precision,
-            threads=threads,
-            compiled=compiled,
-        )
-        return cls(
-            proposer or SelectiveSearch("googlenet"),
-            classifier,
-            class_names=checkpoint.class_names,
-            merge=merge,
-            device=device,
-        )
+            raise ValueError(f"backend={backend}: choose torch or onnxruntime")
+        proposer = proposer or SelectiveSearch("googlenet")
+        return cls(proposer, classifier, class_names=names, merge=merge, device=place)
+
+
+def _on_onnxruntime(
+    source: str | Path | Checkpoint, regions: str | None, precision: str, threads: int
+) -> tuple[Classifier, tuple[str, ...]]:
+    from detect.onnx_backend import load_onnx_classifier  # an extra may not be installed
+
+    made = load_onnx_classifier(source, regions=regions, precision=precision, threads=threads)
+    return made, made.class_names
 
 
 def _choose_device(name: str | torch.device | None) -> torch.device:

@@ -81,6 +81,7 @@ def build_classifier(
     if regions not in BATCH_SIZES:
         raise ValueError(f"regions={regions}: choose shared or crops")
     workers = CoreWorkers(threads)
+    checkpoint = copy.deepcopy(checkpoint)  # the caller's may lie, and stays, elsewhere
     plain = checkpoint.network.to(device)
     assemble_with = partial(assemble, checkpoint, regions=regions, workers=workers)
     expected = _check_scores(assemble_with, plain)

@@ -10,12 +10,11 @@ from skimage import data
 from torch import Tensor
 
 from detect.checkpoint import Checkpoint, file_digest, load_checkpoint
-from detect.classifier import RegionClassifier
-from detect.detector import Classifier
 from detect.diagnosis import installed_version
+from detect.engine import assemble
 from detect.onnx_backend import OnnxClassifier, needing_extra
 from detect.onnx_files import DEFAULT_OPSET, DESCRIPTION, ExportedDetector, write_folder
-from detect.shared_trunk import SharedTrunk, SharedTrunkClassifier
+from detect.workers import CoreWorkers
 
 # Rounding differs by 1e-6 and 1e-4 on the bundled checkpoint.
 PROBABILITY_TOLERANCE = 1e-4
@@ -114,7 +113,10 @@ def compare(checkpoint: Checkpoint, exported: ExportedDetector) -> Comparison:
     Raises:
         ValueError: If onnxruntime is not installed, or refuses a model.
     """
-    models, network = OnnxClassifier(exported), _on_torch(checkpoint, exported)
+    models = OnnxClassifier(exported)
+    network = assemble(
+        checkpoint, checkpoint.network, regions=exported.regions, workers=CoreWorkers()
+    )
     boxes, probabilities, agreements = [], [], []
     for photo in (data.astronaut(), data.coffee(), data.chelsea()):
         image = torch.from_numpy(photo).permute(2, 0, 1)
@@ -135,16 +137,6 @@ def compare(checkpoint: Checkpoint, exported: ExportedDetector) -> Comparison:
 def summarise(folder: Path, found: Comparison) -> str:
     """Tell what was written, and how it compares."""
     return f"{found}\nwritten to {folder / DESCRIPTION} and the models that it names"
-
-
-def _on_torch(checkpoint: Checkpoint, exported: ExportedDetector) -> Classifier:
-    network, head = checkpoint.network, checkpoint.head
-    if exported.regions == "shared":
-        trunk = SharedTrunk(network, checkpoint.preprocessing, exported.shared)
-        return SharedTrunkClassifier(trunk, head)
-    return RegionClassifier(
-        network, head, preprocessing=checkpoint.preprocessing, crop=exported.crop, batch_size=8
-    )
 
 
 def _parts_of(image: Tensor) -> Tensor:

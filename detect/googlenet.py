@@ -76,6 +76,18 @@ class ConvReLU(nn.Module):
         """Apply the layer, ``[N, C, H, W]`` -> ``[N, C', H', W']``."""
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of one convolution that does the same before its ReLU, float32."""
+        weight, bias = self.conv.weight.detach().float(), self.conv.bias
+        if not isinstance(self.bn, nn.BatchNorm2d):
+            assert bias is not None
+            return weight, bias.detach().float()
+        assert self.bn.running_mean is not None and self.bn.running_var is not None
+        deviation = (self.bn.running_var.float() + self.bn.eps).sqrt()
+        scale = self.bn.weight.detach().float() / deviation
+        shift = self.bn.bias.detach().float() - self.bn.running_mean.float() * scale
+        return weight * scale[:, None, None, None], shift
+
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""

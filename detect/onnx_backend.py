@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from detect.checkpoint import Checkpoint
+from detect.checkpoint import Checkpoint, load_checkpoint
 from detect.crops import crop_boxes
-from detect.googlenet import GoogLeNet
 from detect.heads import decode_boxes
 from detect.onnx_files import CLASSIFIER, REGIONS, TRUNK, ExportedDetector, read_folder
-from detect.shared_trunk import SharedTrunk, resized_size, sample_regions
+from detect.region_sampling import sample_regions
+from detect.shared_geometry import map_boxes, resize_image
+from detect.workers import CoreWorkers
 
 BATCH_SIZE = 8  # more save no time here, and take more memory
 
@@ -30,7 +30,7 @@ class OnnxClassifier:
     Args:
         exported: The models, and how regions are cut for them.
         batch_size: Regions that pass through a model together.
-        threads: That onnxruntime uses for one image; 1 where several images are in work at once.
+        threads: Cores that share the batches of one image; 0: all.
 
     Raises:
         ValueError: If onnxruntime is not installed, or refuses a model.
@@ -42,13 +42,10 @@ class OnnxClassifier:
         self.settings = replace(exported, models={})  # their bytes are of no more use
         self.class_names = exported.class_names
         self.batch_size = batch_size
+        self.workers = CoreWorkers(threads)
         self._sessions = {
-            name: _start_session(name, content, threads)
-            for name, content in exported.models.items()
+            name: _start_session(name, content) for name, content in exported.models.items()
         }
-        with torch.device("meta"):  # to place boxes on the map, which needs no weights
-            network = GoogLeNet(0)
-        self._trunk = SharedTrunk(network, exported.preprocessing, exported.shared)
 
     @classmethod
     def from_checkpoint(
@@ -65,7 +62,7 @@ class OnnxClassifier:
             checkpoint: Network and head, in any precision and on any device; not changed.
             regions: ``shared`` or ``crops``; by default as trained.
             batch_size: Regions that pass through a model together.
-            threads: That onnxruntime uses for one image.
+            threads: Cores that share the batches of one image; 0: all.
 
         Raises:
             ValueError: If onnx or onnxruntime is not installed, or ``regions`` is neither.
@@ -89,23 +86,16 @@ class OnnxClassifier:
 
     @torch.inference_mode()
     def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify regions of an image.
-
-        Args:
-            image: RGB, uint8 ``[3, H, W]``.
-            boxes: Regions, ``[N, 4]``.
-
-        Returns:
-            A regressed box a class, ``[N, C, 4]``, and probabilities with background last,
-            ``[N, C + 1]``, both float32.
-        """
+        """Classify regions of an RGB uint8 image: see ``detect.engine.Classifier``."""
         classes = len(self.class_names)
         if not len(boxes):
             return torch.zeros(0, classes, 4), torch.zeros(0, classes + 1)
         shared = self.settings.regions == "shared"
         cut = self._cut_from_map(image) if shared else self._cut_crops(image)
         session = self._sessions[REGIONS if shared else CLASSIFIER]
-        parts = [_run(session, cut(part)) for part in boxes.split(self.batch_size)]
+        parts = self.workers.map(
+            lambda part: _run(session, cut(part)), boxes.split(self.batch_size)
+        )
         offsets = torch.cat([offsets for _, offsets in parts])
         size = (image.shape[-2], image.shape[-1])
         return decode_boxes(boxes, offsets, size), torch.cat([scores for scores, _ in parts])
@@ -114,17 +104,41 @@ class OnnxClassifier:
         return lambda boxes: crop_boxes(image, boxes, self.settings.crop)
 
     def _cut_from_map(self, image: Tensor) -> Callable[[Tensor], Tensor]:
-        """Run the trunk once on the image, resized as ``SharedTrunk.stem_map`` does it."""
-        size = (image.shape[-2], image.shape[-1])
-        resized = F.interpolate(
-            image[None].float(),
-            size=resized_size(size, self.settings.shared),
-            mode="bilinear",
-            antialias=True,
-        )
-        (maps,) = _run(self._sessions[TRUNK], resized)
+        (maps,) = _run(self._sessions[TRUNK], resize_image(image, self.settings.shared))
         maps = maps.contiguous(memory_format=torch.channels_last)
-        return lambda boxes: sample_regions(maps, self._trunk.map_boxes(boxes, size))
+        size = (image.shape[-2], image.shape[-1])
+        return lambda boxes: sample_regions(maps, map_boxes(boxes, size, self.settings.shared))
+
+
+def load_onnx_classifier(
+    source: str | Path | Checkpoint,
+    *,
+    regions: str | None = None,
+    precision: str = "auto",
+    threads: int = 0,
+) -> OnnxClassifier:
+    """Start a classifier from a checkpoint, or from a folder that tools/export.py wrote.
+
+    Args:
+        source: Either of them.
+        regions: ``shared`` or ``crops``; by default as trained, or as exported.
+        precision: ``auto`` or ``float32``, which are the same here.
+        threads: Cores that share the batches of one image; 0: all.
+
+    Raises:
+        ValueError: If onnxruntime is not installed, the source cannot be used or a setting is none
+            of its choices.
+    """
+    if precision not in ("auto", "float32"):
+        raise ValueError(f"precision={precision}: backend=onnxruntime computes in float32")
+    if isinstance(source, Checkpoint) or not Path(source).is_dir():
+        checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
+        return OnnxClassifier.from_checkpoint(checkpoint, regions=regions, threads=threads)
+    classifier = OnnxClassifier.from_folder(source, threads=threads)
+    if regions not in (None, classifier.settings.regions):
+        exported = classifier.settings.regions
+        raise ValueError(f"regions={regions}: {source} was exported with regions={exported}")
+    return classifier
 
 
 @contextmanager
@@ -143,13 +157,11 @@ def needing_extra() -> Iterator[None]:
         ) from error
 
 
-def _start_session(name: str, model: bytes, threads: int) -> Any:
+def _start_session(name: str, model: bytes) -> Any:
     with needing_extra():
         import onnxruntime
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that wait must not spin on cores that others need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = 1  # cores share batches, not operators
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no class of their own in common

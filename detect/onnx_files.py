@@ -16,7 +16,8 @@ from detect.crops import CropConfig
 from detect.files import write_atomically
 from detect.googlenet import Preprocessing
 from detect.heads import BOX_UNITS, MAX_LOG_SCALE
-from detect.shared_trunk import FIRST_CENTRE, POINTS, STRIDE, SharedTrunkConfig
+from detect.region_sampling import POINTS
+from detect.shared_geometry import FIRST_CENTRE, STRIDE, SharedTrunkConfig
 
 FORMAT, VERSION = "going-deeper-detection onnx", 1
 DESCRIPTION = "detector.json"

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from detect.checkpoint import Checkpoint
 from detect.crops import CropConfig
-from detect.googlenet import GoogLeNet, Preprocessing
+from detect.googlenet import ConvReLU, GoogLeNet, Preprocessing
 from detect.heads import RegionHead
 from detect.onnx_files import CLASSIFIER, DEFAULT_OPSET, REGIONS, TRUNK, ExportedDetector
-from detect.shared_trunk import POINTS
+from detect.region_sampling import POINTS
 
 CROP_SIZE = CropConfig.size  # pixels, each side of a crop
 MAP_CHANNELS = 832  # of the map after 4e
@@ -177,9 +177,9 @@ def _convolutions(graph: _Graph, x: str, network: GoogLeNet, *names: str) -> str
     """Add a chain of ``ConvReLU``, batch normalisation folded into the weights."""
     for name in names:
         layer = network.get_submodule(name)
+        assert isinstance(layer, ConvReLU)
+        weight, bias = layer.folded()
         conv = layer.conv
-        assert isinstance(conv, nn.Conv2d)
-        weight, bias = _folded(conv, layer.bn)
         x = graph.node(
             "Conv",
             [x, graph.constant(f"{name}.weight", weight), graph.constant(f"{name}.bias", bias)],
@@ -190,17 +190,6 @@ def _convolutions(graph: _Graph, x: str, network: GoogLeNet, *names: str) -> str
         )
         x = graph.node("Relu", [x], f"{name}.relu")
     return x
-
-
-def _folded(conv: nn.Conv2d, norm: object) -> tuple[Tensor, Tensor]:
-    """Return the weight and bias of a convolution and what normalises its output."""
-    bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-    if not isinstance(norm, nn.BatchNorm2d):
-        return conv.weight, bias
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
-    shift = norm.bias.float() + scale * (bias.float() - norm.running_mean.float())
-    return conv.weight.float() * scale[:, None, None, None], shift
 
 
 def _inceptions(graph: _Graph, x: str, network: GoogLeNet, *blocks: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +79,13 @@ class PreparedInception(nn.Module):
         packed: bool,
     ) -> None:
         super().__init__()
-        reductions = [block.branch1, block.branch2[0], block.branch3[0]]
+        reductions = cast(list[ConvReLU], [block.branch1, block.branch2[0], block.branch3[0]])
         make = partial(fuse, side=side, dtype=dtype, device=device, packed=packed)
         self.reduce = make(*reductions)
-        self.channels = [len(_fold(layer)[1]) for layer in reductions]
-        self.three = make(block.branch2[1])
-        self.five = make(block.branch3[1])
-        self.project = make(block.branch4[1])
+        self.channels = [layer.conv.out_channels for layer in reductions]
+        self.three = make(cast(ConvReLU, block.branch2[1]))
+        self.five = make(cast(ConvReLU, block.branch3[1]))
+        self.project = make(cast(ConvReLU, block.branch4[1]))
         self.pool = CompiledMaxPool(3, 1, 1) if packed else block.branch4[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class PackedConvReLU(FusedConvReLU):
 
 
 def fuse(
-    *layers: nn.Module, side: int, dtype: torch.dtype, device: torch.device, packed: bool
+    *layers: ConvReLU, side: int, dtype: torch.dtype, device: torch.device, packed: bool
 ) -> FusedConvReLU:
     """Join layers of one input and one geometry into one, batch normalisation folded in.
 
@@ -178,25 +178,11 @@ def fuse(
         device: Where to compute.
         packed: Whether oneDNN packs the weights, on a CPU.
     """
-    folded = [_fold(layer) for layer in layers]
+    folded = [layer.folded() for layer in layers]
     weight = torch.cat([weight for weight, _ in folded]).to(device, dtype)
     bias = torch.cat([bias for _, bias in folded]).to(device, dtype)
-    assert isinstance(layers[0], ConvReLU)
     convolution = layers[0].conv
     stride, padding = convolution.stride[0], int(convolution.padding[0])
     if packed:
         return PackedConvReLU(weight, bias, stride=stride, padding=padding, side=side)
     return FusedConvReLU(weight, bias, stride=stride, padding=padding)
-
-
-def _fold(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution and what batch normalisation makes of its output."""
-    assert isinstance(layer, ConvReLU)
-    weight, bias = layer.conv.weight.detach(), layer.conv.bias
-    if not isinstance(layer.bn, nn.BatchNorm2d):
-        assert bias is not None
-        return weight, bias.detach()
-    norm = layer.bn
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    return weight * scale[:, None, None, None], norm.bias.detach() - norm.running_mean * scale

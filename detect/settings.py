@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from detect.checkpoint import BUNDLED, file_digest
 from detect.config import MISSING, build, register
 from detect.detector import Detector
 from detect.merging import MergeConfig
-from detect.shared_trunk import SharedTrunkConfig
+from detect.onnx_files import DESCRIPTION
+from detect.shared_geometry import SharedTrunkConfig
 from detect.training import TrainingConfig
 
 
@@ -18,12 +20,13 @@ class DetectConfig:
     """Settings of tools/detect.py."""
 
     out: str = "out"  # folder of the results
-    checkpoint: str | None = None  # file made by tools/train.py; by default the bundled detector
+    checkpoint: str | None = None  # file of tools/train.py; by default the bundled detector
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
     proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
     merge: MergeConfig = field(default_factory=MergeConfig)
     device: str | None = None  # cpu, cuda, cuda:1; by default a GPU where there is one
     precision: str = "auto"  # auto, float32 or bfloat16; auto: bfloat16 where hardware has it
+    backend: str = "torch"  # torch, or onnxruntime: on the CPU in float32, needs the extra [onnx]
     compile: bool = False  # let torch.compile make the kernels, which takes a minute or more
     threads: int = 0  # cores to use, an image each, or more where images are few; 0: all
     frame_step: int = 1  # every n-th frame of a video
@@ -93,6 +96,7 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
         merge=settings.merge,
         device=settings.device,
         precision=settings.precision,
+        backend=settings.backend,
         threads=threads,
         compiled=settings.compile,
     )
@@ -100,7 +104,9 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
 
 def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
     """Return what other detections would come from, if it were changed."""
-    names = ("regions", "proposer", "merge", "device", "precision", "compile")
+    names = ("regions", "proposer", "merge", "device", "precision", "backend", "compile")
     decisive = {name: plain[name] for name in names}
     decisive["proposer"] = {k: v for k, v in plain["proposer"].items() if k != "threads"}
-    return decisive | {"checkpoint_sha256": file_digest(settings.checkpoint or BUNDLED)}
+    source = Path(settings.checkpoint or BUNDLED)
+    source = source / DESCRIPTION if source.is_dir() else source  # which has its models' digests
+    return decisive | {"checkpoint_sha256": file_digest(source)}

@@ -7,12 +7,10 @@ crop, and pool4, 5a, 5b go on as if it had been cropped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detect.googlenet import PREPROCESSING, GoogLeNet, Preprocessing
 from detect.heads import RegionHead
@@ -20,28 +18,8 @@ from detect.imagenet import load_imagenet
 from detect.map_operations import CompiledMaxPool
 from detect.region_batches import RegionBatches, upload
 from detect.region_sampling import sample_and_pool, sample_regions
+from detect.shared_geometry import SharedTrunkConfig, map_boxes, resize_image
 from detect.workers import CoreWorkers
-
-STRIDE = 16  # pixels of the resized image between two points of the map after 4e
-# Centre of the map's first point, in pixels: the ceil-mode pools without padding shift the grid.
-FIRST_CENTRE = 14.5
-
-
-@dataclass
-class SharedTrunkConfig:
-    """How an image becomes a map, and a region a piece of it."""
-
-    shorter_side: int = 600  # pixels, the image is resized to it (Fast R-CNN)
-    max_side: int = 1000  # pixels, the longer side's limit (Fast R-CNN)
-    context: float = 16 / 224  # share of a region's side that is context, on each side (R-CNN)
-
-
-def resized_size(image_size: tuple[int, int], config: SharedTrunkConfig) -> tuple[int, int]:
-    """Return the height and width at which an image of this height and width enters the trunk."""
-    scale = min(config.shorter_side / min(image_size), config.max_side / max(image_size))
-    # At least two points of the map a side, for a bilinear sample to have its neighbours.
-    height, width = (max(round(side * scale), 3 * STRIDE) for side in image_size)
-    return height, width
 
 
 class SharedTrunk(nn.Module):
@@ -79,9 +57,7 @@ class SharedTrunk(nn.Module):
 
     def stem_map(self, image: Tensor, *, mirror: bool = False) -> Tensor:
         """Run conv1 .. pool3 on a uint8 image ``[3, H, W]``: ``[1, 480, h, w]``, channels last."""
-        image = (image.flip(-1) if mirror else image)[None].float()
-        size = resized_size((image.shape[-2], image.shape[-1]), self.config)
-        resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+        resized = resize_image(image.flip(-1) if mirror else image, self.config)
         inputs = self.preprocessing(resized).to(self.network.device, self.network.dtype)
         return self.network.stem(inputs)
 
@@ -100,25 +76,11 @@ class SharedTrunk(nn.Module):
         Returns:
             What inception 5 takes, ``[N, 832, 7, 7]``.
         """
-        boxes = self.map_boxes(boxes, image_size)
+        boxes = map_boxes(boxes, image_size, self.config)
         pool = self.network.pool4
         if isinstance(pool, CompiledMaxPool):
             return sample_and_pool(maps, boxes, pool.kernel_size)
         return pool(sample_regions(maps, boxes))  # type: ignore[no-any-return]
-
-    def map_boxes(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Take boxes from pixels to the map's coordinates, with their context, ``[N, 4]``.
-
-        A map coordinate of i + 0.5 is the centre of point i, as in ``roi_align``.
-        """
-        height, width = resized_size(image_size, self.config)
-        ratios = (width / image_size[1], height / image_size[0])
-        scaled = boxes * boxes.new_tensor(ratios + ratios)
-        sides = (scaled[:, 2:] - scaled[:, :2]) / (1 - 2 * self.config.context)
-        centres = (scaled[:, 2:] + scaled[:, :2]) / 2
-        offset = FIRST_CENTRE - STRIDE / 2
-        corners = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
-        return (corners - offset) / STRIDE
 
 
 class SharedTrunkClassifier(nn.Module):

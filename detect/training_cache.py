@@ -25,7 +25,8 @@ from detect.files import write_atomically
 from detect.images import ImageError, read_image
 from detect.precision import best_precision
 from detect.prepare import prepare_network
-from detect.shared_trunk import STRIDE, SharedTrunk, resized_size
+from detect.shared_geometry import STRIDE, resized_size
+from detect.shared_trunk import SharedTrunk
 from proposals import Proposer
 from proposals.proposer import check_threads
 

@@ -17,7 +17,7 @@ import torch
 from detect.checkpoint import Checkpoint, save_checkpoint
 from detect.googlenet import GoogLeNet
 from detect.heads import RegionHead
-from detect.shared_trunk import SharedTrunkConfig
+from detect.shared_geometry import SharedTrunkConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ from detect.checkpoint import (
 )
 from detect.googlenet import GoogLeNet, Preprocessing
 from detect.heads import RegionHead
-from detect.shared_trunk import SharedTrunkConfig
+from detect.shared_geometry import SharedTrunkConfig
 
 
 def test_everything_comes_back_in_half_precision(tmp_path) -> None:

@@ -90,6 +90,44 @@ def test_a_clock_is_told_every_stage(detector, photo) -> None:
     assert all(clock.seconds[stage] > 0 for stage in ("propose", "classify", "merge"))
 
 
+@pytest.mark.parametrize("regions", ["shared", "crops"])
+def test_onnxruntime_detects_the_same(random_checkpoint, tmp_path, photo, regions: str) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+    from detect.export import export_checkpoint
+
+    export_checkpoint(random_checkpoint, tmp_path / "onnx", regions=regions)
+    merge = MergeConfig(score_threshold=0.2)
+    common = {"regions": regions, "proposer": FewBoxes(), "merge": merge}
+    expected = Detector.load(random_checkpoint, precision="float32", device="cpu", **common)(photo)
+    assert len(expected) > 0
+    for source in (random_checkpoint, tmp_path / "onnx"):
+        found = Detector.load(source, backend="onnxruntime", **common)(photo)
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-2, rtol=1e-4)
+        assert found.names == expected.names
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "tensorrt"}, "backend=tensorrt: choose torch or onnxruntime"),
+        ({"backend": "onnxruntime", "device": "cuda"}, "device=cuda: backend=onnxruntime"),
+        ({"backend": "onnxruntime", "precision": "bfloat16"}, "precision=bfloat16: backend="),
+        ({"backend": "onnxruntime", "regions": "tiles"}, "regions=tiles: choose"),
+    ],
+)
+def test_choices_that_a_backend_lacks_are_refused(random_checkpoint, settings, message) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    with pytest.raises(ValueError, match=message):
+        Detector.load(random_checkpoint, **settings)
+
+
+def test_a_folder_is_for_onnxruntime(tmp_path) -> None:
+    with pytest.raises(ValueError, match="a folder; backend=onnxruntime reads"):
+        Detector.load(tmp_path)
+
+
 def test_loading_leaves_the_given_checkpoint_as_it_is(random_checkpoint) -> None:
     from detect.checkpoint import load_checkpoint
 

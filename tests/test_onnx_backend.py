@@ -16,13 +16,13 @@ pytest.importorskip("onnxruntime", reason="no onnxruntime: the [onnx] extra is n
 from skimage import data
 
 from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
-from detect.classifier import RegionClassifier
-from detect.crops import CropConfig, crop_boxes
-from detect.detector import Classifier, Detector
+from detect.crops import crop_boxes
+from detect.detector import Detector
+from detect.engine import Classifier, assemble
 from detect.onnx_backend import OnnxClassifier
 from detect.onnx_files import write_folder
 from detect.onnx_graph import export_in_memory
-from detect.shared_trunk import SharedTrunk, SharedTrunkClassifier
+from detect.workers import CoreWorkers
 from tests.foreign_reader import ForeignReader
 
 
@@ -49,12 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def on_torch(checkpoint: Checkpoint, regions: str) -> Classifier:
-    network, head = checkpoint.network, checkpoint.head
-    if regions == "shared":
-        trunk = SharedTrunk(network, checkpoint.preprocessing, checkpoint.shared)
-        return SharedTrunkClassifier(trunk, head)
-    crop = CropConfig(fill=(123, 117, 104))
-    return RegionClassifier(network, head, preprocessing=checkpoint.preprocessing, crop=crop)
+    return assemble(checkpoint, checkpoint.network, regions=regions, workers=CoreWorkers(1))
 
 
 def boxes_in(n: int, width: int, height: int) -> torch.Tensor:

@@ -5,13 +5,10 @@ import torch
 
 from detect.googlenet import GoogLeNet, Preprocessing
 from detect.heads import RegionHead
+from detect.shared_geometry import FIRST_CENTRE, STRIDE, SharedTrunkConfig
 from detect.shared_trunk import (
-    FIRST_CENTRE,
-    STRIDE,
     SharedTrunk,
     SharedTrunkClassifier,
-    SharedTrunkConfig,
-    resized_size,
 )
 from detect.workers import CoreWorkers
 
@@ -44,31 +41,6 @@ def test_first_centre_is_where_the_pools_put_it() -> None:
     rows = images.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten() + 0.5
     middle = (rows.min() + rows.max()).item() / 2
     assert middle == pytest.approx(FIRST_CENTRE + STRIDE * index, abs=1.0)
-
-
-def test_map_boxes_put_the_samples_over_the_box_and_its_context() -> None:
-    trunk = small_trunk(context=0.0)
-    # At this size nothing is resized: 96 high, 128 wide.
-    box = torch.tensor([[FIRST_CENTRE, FIRST_CENTRE, FIRST_CENTRE + 32, FIRST_CENTRE + 48]])
-    mapped = trunk.map_boxes(box, (96, 128))
-    torch.testing.assert_close(mapped, torch.tensor([[0.5, 0.5, 2.5, 3.5]]))
-    with_context = small_trunk(context=0.125).map_boxes(box, (96, 128))
-    torch.testing.assert_close(
-        with_context[:, 2:] - with_context[:, :2], torch.tensor([[2.0, 3.0]]) / 0.75
-    )
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((300, 400), (600, 800)), ((100, 1000), (100, 1000)), ((1, 1), (600, 600))],
-)
-def test_images_are_resized_by_the_shorter_side_up_to_a_limit(size, expected) -> None:
-    assert resized_size(size, SharedTrunkConfig()) == expected
-
-
-def test_very_long_images_keep_room_for_a_few_points() -> None:
-    height, width = resized_size((1, 5000), SharedTrunkConfig())
-    assert (height, width) == (3 * STRIDE, 1000)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (60, 80)])

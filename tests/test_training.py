@@ -13,7 +13,8 @@ from detect.data.records import Record
 from detect.googlenet import GoogLeNet, Preprocessing
 from detect.heads import RegionHead, encode_boxes
 from detect.images import ImageError
-from detect.shared_trunk import SharedTrunk, SharedTrunkConfig
+from detect.shared_geometry import SharedTrunkConfig
+from detect.shared_trunk import SharedTrunk
 from detect.training import (
     PolyakAverage,
     RegionTrainer,
