@@ -54,6 +54,7 @@ def prepare_network(
         else:
             continue
         setattr(prepared, name, replacement)
+    prepared.fc.to(dtype)
     return prepared.to(device)
 
 

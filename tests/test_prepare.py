@@ -205,6 +205,17 @@ def test_training_on_does_not_reach_the_prepared_network(own_kernels: bool) -> N
     assert expected.abs().max() > 0
 
 
+@pytest.mark.parametrize("own_kernels", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.inference_mode()
+def test_logits_equal_those_of_the_plain_network(dtype: torch.dtype, own_kernels: bool) -> None:
+    torch.manual_seed(0)
+    network = GoogLeNet(7, auxiliary=True).eval()
+    images = photos("paper", 2, 64, 64)
+    prepared = prepare_network(network, dtype=dtype, device=CPU, own_kernels=own_kernels)
+    assert difference(prepared(images.to(dtype)), network(images)) < TOLERANCE[dtype]
+
+
 def test_a_prepared_network_knows_its_precision_and_device(prepared) -> None:
     for (layout, dtype, own_kernels), network in prepared.items():
         assert (network.layout, network.dtype, network.device) == (layout, dtype, CPU)
