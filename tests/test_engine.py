@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import skimage
 import torch
+from numba.core.errors import NumbaError
 from torch import Tensor
 
+from detect import map_operations
 from detect.checkpoint import Checkpoint, load_checkpoint
 from detect.engine import assemble, build_classifier, check_precision
 from detect.googlenet import PREPROCESSING, GoogLeNet
@@ -197,6 +199,23 @@ def test_an_operator_that_fails_gives_way_to_the_plain_network(monkeypatch, capl
     [warning] = warnings_in(caplog)
     assert warning.startswith("the prepared network in float32 cannot be used here:")
     assert "\n" not in warning
+
+
+@pytest.mark.parametrize(
+    "error", [NumbaError("cannot type it"), OSError("No space left on device")]
+)
+def test_code_that_cannot_be_compiled_gives_way_to_the_plain_network(
+    monkeypatch, caplog, error
+) -> None:
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(map_operations, "_max_pool", fail)
+    checkpoint = small_checkpoint()
+    classifier = build_classifier(checkpoint, device=CPU, precision="float32")
+    assert_scores_plainly(classifier, checkpoint)
+    [warning] = warnings_in(caplog)
+    assert warning == f"the prepared network in float32 cannot be used here: {error}"
 
 
 def test_an_operator_that_computes_wrongly_gives_way_to_the_plain_network(
