@@ -58,9 +58,9 @@ class PrecisionCheck:
         Raises:
             ValueError: If there is no region.
         """
-        a, b = torch.cat(list(expected)).float(), torch.cat(list(found)).float()
-        if not len(a):
+        if not any(map(len, expected)):
             raise ValueError("no regions to compare precisions on")
+        a, b = torch.cat(list(expected)).float(), torch.cat(list(found)).float()
         difference = (a - b).abs().nan_to_num(nan=1.0)
         at_best = a.argmax(dim=1, keepdim=True)
         lost = b.amax(dim=1, keepdim=True) - b.gather(1, at_best)  # to another class

@@ -52,12 +52,14 @@ class CoreWorkers:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, "core")
-                before = torch.get_num_threads()
                 # Each thread waits until all of them have been here.
                 together = threading.Barrier(self.threads)
-                list(self._pool.map(lambda _: _use_one_core(together), range(self.threads)))
-                # torch takes the last number that any thread chose for threads still to come.
-                torch.set_num_threads(before)
+                # torch takes the last number that any thread chose for threads still to come. A
+                # new thread knows it, and can put it back without touching the caller's own.
+                with ThreadPoolExecutor(1) as new:
+                    before = new.submit(torch.get_num_threads).result()
+                    list(self._pool.map(lambda _: _use_one_core(together), range(self.threads)))
+                    new.submit(torch.set_num_threads, before).result()
             return self._pool
 
 

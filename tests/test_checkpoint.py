@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from detect.checkpoint import (
@@ -13,6 +16,7 @@ from detect.checkpoint import (
 )
 from detect.googlenet import GoogLeNet, Preprocessing
 from detect.heads import RegionHead
+from detect.precision import PrecisionCheck
 from detect.shared_geometry import SharedTrunkConfig
 
 
@@ -39,6 +43,24 @@ def test_everything_comes_back_in_half_precision(tmp_path) -> None:
             expected = value.half().float() if value.is_floating_point() else value
             assert torch.equal(other.state_dict()[key], expected), key
     assert not read.network.training
+
+
+@pytest.mark.parametrize("check", [None, PrecisionCheck(1234, 0.98765, 0.001234, 0.25)])
+def test_the_check_of_bfloat16_comes_back(tmp_path, check: PrecisionCheck | None) -> None:
+    given = Checkpoint(GoogLeNet(0), RegionHead(1), ("a",), precision_check=check)
+    save_checkpoint(tmp_path / "x.safetensors", given)
+    assert load_checkpoint(tmp_path / "x.safetensors").precision_check == check
+
+
+def test_files_from_before_the_check_of_bfloat16_load(tmp_path, random_checkpoint) -> None:
+    with safe_open(random_checkpoint, framework="pt") as file:
+        settings = json.loads(file.metadata()["detect"])
+    del settings["precision_check"]
+    tensors = load_file(random_checkpoint)
+    save_file(tensors, tmp_path / "old.safetensors", {"detect": json.dumps(settings)})
+    read = load_checkpoint(tmp_path / "old.safetensors")
+    assert read.precision_check is None
+    assert read.class_names == ("cat", "dog")
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(tmp_path) -> None:
