@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +15,12 @@ from torch import Tensor
 from detect import map_operations
 from detect.checkpoint import Checkpoint, load_checkpoint
 from detect.engine import assemble, build_classifier, check_precision
-from detect.googlenet import PREPROCESSING, GoogLeNet
+from detect.googlenet import PREPROCESSING, ConvReLU, GoogLeNet
 from detect.heads import RegionHead
 from detect.images import read_image
 from detect.map_operations import CompiledMaxPool
 from detect.precision import PrecisionCheck
-from detect.shared_trunk import SharedTrunkConfig
+from detect.shared_geometry import SharedTrunkConfig
 from detect.workers import CoreWorkers
 
 CPU = torch.device("cpu")
@@ -167,7 +168,7 @@ def test_the_checkpoint_is_not_changed() -> None:
 
 
 def assert_scores_plainly(classifier, checkpoint: Checkpoint) -> None:
-    assert network_of(classifier) is checkpoint.network
+    assert isinstance(network_of(classifier).conv1, ConvReLU)
     image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
     found = classifier.score_regions(image, random_boxes(3, 70, 50))
     expected = plain_classifier(checkpoint, "shared").score_regions(image, random_boxes(3, 70, 50))
@@ -257,7 +258,7 @@ def test_a_network_that_gives_no_numbers_is_left_as_it_is(caplog) -> None:
     with torch.no_grad():
         checkpoint.network.conv1.conv.weight[3, 1, 2, 2] = float("nan")
     classifier = build_classifier(checkpoint, device=CPU, precision="float32")
-    assert network_of(classifier) is checkpoint.network
+    assert isinstance(network_of(classifier).conv1, ConvReLU)
     assert len(warnings_in(caplog)) == 1
     scores = classifier.score_regions(torch.ones(3, 9, 9, dtype=torch.uint8), random_boxes(1))[1]
     assert scores.isnan().all()
@@ -280,8 +281,10 @@ def test_bfloat16_is_not_used_where_the_checkpoint_failed_its_check(caplog) -> N
 
 @needs_bfloat16
 @pytest.mark.parametrize("check", [PASSED, None])
-def test_bfloat16_is_used_where_the_checkpoint_passed_or_was_never_checked(caplog, check) -> None:
-    checkpoint = small_checkpoint(precision_check=check)
+def test_bfloat16_is_used_where_the_checkpoint_passed_or_was_never_checked(
+    bundled, caplog, check
+) -> None:
+    checkpoint = replace(bundled, precision_check=check)
     classifier = build_classifier(checkpoint, device=CPU, precision="bfloat16")
     assert network_of(classifier).dtype == torch.bfloat16
     assert warnings_in(caplog) == []

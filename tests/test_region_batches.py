@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from detect.workers import CoreWorkers
 
 CLASSES = 3
 SIZE = (60, 80)
+CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -56,9 +58,11 @@ def expected_scores(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(moved), torch.cat(scores)
 
 
-def assert_scores_each_region_right(batches: RegionBatches, boxes: Tensor) -> None:
+def assert_scores_each_region_right(
+    batches: RegionBatches, boxes: Tensor, cut: Callable[[Tensor], Tensor] = cut
+) -> None:
     found = batches.score(boxes, cut, SIZE)
-    for a, b in zip(found, expected_scores(boxes.cpu()), strict=True):
+    for a, b in zip(found, expected_scores(boxes), strict=True):
         assert (a.dtype, a.device.type) == (torch.float32, "cpu")
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
@@ -68,7 +72,7 @@ def assert_scores_each_region_right(batches: RegionBatches, boxes: Tensor) -> No
 @pytest.mark.parametrize("n", [0, 1, 4, 9])
 def test_regions_scored_in_batches_equal_those_scored_alone(n, batch_size, threads) -> None:
     scorer = Scorer()
-    batches = RegionBatches(scorer, batch_size=batch_size, workers=CoreWorkers(threads))
+    batches = RegionBatches(scorer, device=CPU, batch_size=batch_size, workers=CoreWorkers(threads))
     assert_scores_each_region_right(batches, random_boxes(n))
     full, rest = divmod(n, batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0 or n == 0)
@@ -83,7 +87,7 @@ def test_regions_are_cut_in_the_workers_batch_by_batch() -> None:
         assert torch.get_num_threads() == 1
         return cut(boxes)
 
-    batches = RegionBatches(Scorer(), batch_size=2, workers=CoreWorkers(2))
+    batches = RegionBatches(Scorer(), device=CPU, batch_size=2, workers=CoreWorkers(2))
     boxes = random_boxes(5)
     batches.score(boxes, cut_and_note, SIZE)
     assert torch.equal(torch.cat(sorted(given, key=lambda part: part.data_ptr())), boxes)
@@ -93,7 +97,7 @@ def test_a_region_that_cannot_be_cut_reaches_the_caller_and_others_can_follow() 
     def refuse(boxes: Tensor) -> Tensor:
         raise ValueError("1 boxes have no area")
 
-    batches = RegionBatches(Scorer(), batch_size=2, workers=CoreWorkers(2))
+    batches = RegionBatches(Scorer(), device=CPU, batch_size=2, workers=CoreWorkers(2))
     with pytest.raises(ValueError, match="1 boxes have no area"):
         batches.score(random_boxes(5), refuse, SIZE)
     assert_scores_each_region_right(batches, random_boxes(5))
@@ -102,13 +106,16 @@ def test_a_region_that_cannot_be_cut_reaches_the_caller_and_others_can_follow() 
 def test_scores_need_no_gradient() -> None:
     weight = torch.ones(4, requires_grad=True)
     batches = RegionBatches(
-        lambda x: (x * weight, x[:, None] * weight), batch_size=2, workers=CoreWorkers(1)
+        lambda x: (x * weight, x[:, None] * weight),
+        device=CPU,
+        batch_size=2,
+        workers=CoreWorkers(1),
     )
     moved, scores = batches.score(random_boxes(3), cut, SIZE)
     assert not moved.requires_grad and not scores.requires_grad
 
 
-# A GPU's path with tensors of the CPU, which takes whatever device the boxes have.
+# A GPU's path with tensors of the CPU.
 def score_as_on_a_gpu(batches: RegionBatches, boxes: Tensor) -> tuple[Tensor, Tensor]:
     parts = batches._score_on_gpu(boxes, cut)
     return torch.cat([logits for logits, _ in parts]), torch.cat([offsets for _, offsets in parts])
@@ -128,7 +135,7 @@ def test_out_of_memory_halves_the_batches_and_says_so(
     caplog, batch_size: int, room: int, tried: list[int], left: int
 ) -> None:
     scorer = Scorer(room)
-    batches = RegionBatches(scorer, batch_size=batch_size, workers=CoreWorkers(1))
+    batches = RegionBatches(scorer, device=CPU, batch_size=batch_size, workers=CoreWorkers(1))
     boxes = random_boxes(10)
     logits, offsets = score_as_on_a_gpu(batches, boxes)
     expected_logits, expected_offsets = Scorer()(cut(boxes))
@@ -143,7 +150,7 @@ def test_out_of_memory_halves_the_batches_and_says_so(
 
 def test_batches_stay_small_once_memory_did_not_suffice(caplog) -> None:
     scorer = Scorer(room=3)
-    batches = RegionBatches(scorer, batch_size=4, workers=CoreWorkers(1))
+    batches = RegionBatches(scorer, device=CPU, batch_size=4, workers=CoreWorkers(1))
     score_as_on_a_gpu(batches, random_boxes(4))
     scorer.batches.clear()
     caplog.clear()
@@ -159,7 +166,7 @@ def test_memory_that_runs_out_later_starts_the_image_again() -> None:
         scorer.room = 100 if len(scorer.batches) < 2 else 2
         return cut(boxes)
 
-    batches = RegionBatches(scorer, batch_size=4, workers=CoreWorkers(1))
+    batches = RegionBatches(scorer, device=CPU, batch_size=4, workers=CoreWorkers(1))
     boxes = random_boxes(11)
     parts = batches._score_on_gpu(boxes, cut_less_and_less)
     assert scorer.batches == [4, 4, 3, 2, 2, 2, 2, 2, 1]
@@ -168,7 +175,7 @@ def test_memory_that_runs_out_later_starts_the_image_again() -> None:
 
 def test_a_single_region_that_does_not_fit_is_given_up() -> None:
     scorer = Scorer(room=0)
-    batches = RegionBatches(scorer, batch_size=4, workers=CoreWorkers(1))
+    batches = RegionBatches(scorer, device=CPU, batch_size=4, workers=CoreWorkers(1))
     with pytest.raises(torch.OutOfMemoryError):
         score_as_on_a_gpu(batches, random_boxes(5))
     assert scorer.batches == [4, 2, 1]
@@ -181,7 +188,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
     def fail(inputs: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError("device-side assert")
 
-    batches = RegionBatches(fail, batch_size=4, workers=CoreWorkers(1))
+    batches = RegionBatches(fail, device=CPU, batch_size=4, workers=CoreWorkers(1))
     with pytest.raises(RuntimeError, match="device-side assert"):
         score_as_on_a_gpu(batches, random_boxes(5))
     assert batches.batch_size == 4
@@ -195,20 +202,27 @@ def test_on_a_cpu_nothing_is_copied_to_fetch_or_upload() -> None:
     assert fetch(boxes, scores)[1] is scores
 
 
+GPU = torch.device("cuda")
+
+
+def cut_on_gpu(boxes: Tensor) -> Tensor:
+    return cut(boxes.to(GPU))
+
+
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("n", [0, 1, 40, 200])
 def test_regions_scored_on_a_gpu_equal_those_scored_on_the_cpu(n: int) -> None:
-    batches = RegionBatches(Scorer(), batch_size=64, workers=CoreWorkers(1))
+    batches = RegionBatches(Scorer(), device=GPU, batch_size=64, workers=CoreWorkers(1))
     for _ in range(2):  # captured, then replayed
-        assert_scores_each_region_right(batches, random_boxes(n).cuda())
+        assert_scores_each_region_right(batches, random_boxes(n), cut_on_gpu)
 
 
 @pytest.mark.gpu
 @needs_gpu
 def test_out_of_memory_on_a_gpu_halves_the_batches(caplog) -> None:
-    batches = RegionBatches(Scorer(room=64), batch_size=256, workers=CoreWorkers(1))
-    assert_scores_each_region_right(batches, random_boxes(200).cuda())
+    batches = RegionBatches(Scorer(room=64), device=GPU, batch_size=256, workers=CoreWorkers(1))
+    assert_scores_each_region_right(batches, random_boxes(200), cut_on_gpu)
     assert batches.batch_size == 64
     assert "going on with batches of 64" in caplog.text
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from detect.workers import CoreWorkers, available_cores
+from detect.workers import CoreWorkers, available_cores, share_cores
 
 
 @pytest.fixture(params=[1, 2], ids=["caller with 1 core", "caller with 2 cores"])
@@ -193,3 +193,20 @@ def test_workers_that_are_no_longer_used_end_their_threads() -> None:
     for thread in started:
         thread.join(10)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("threads", "images", "expected"),
+    [
+        (4, 1, (1, 4)),
+        (4, 2, (2, 2)),
+        (4, 3, (3, 1)),
+        (4, 9, (4, 1)),
+        (4, None, (4, 1)),
+        (1, 0, (1, 1)),
+    ],
+)
+def test_cores_go_to_images_first_and_what_is_left_to_their_regions(
+    threads: int, images: int | None, expected: tuple[int, int]
+) -> None:
+    assert share_cores(threads, images) == expected
