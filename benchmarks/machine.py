@@ -243,6 +243,7 @@ def measure_in_turn(
     measures: Mapping[str, Callable[[], float]],
     runs: int,
     *,
+    tries: int | None = None,
     watch: Callable[[], OtherLoad] = OtherLoad,
 ) -> InTurn:
     """Measure several things in turn, so that whatever slows the machine slows all of them."""
@@ -250,4 +251,4 @@ def measure_in_turn(
     def take() -> dict[str, float]:
         return {name: measure() for name, measure in measures.items()}
 
-    return InTurn(quiet_runs(take, runs, watch=watch))
+    return InTurn(quiet_runs(take, runs, tries=tries, watch=watch))
