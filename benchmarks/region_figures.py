@@ -83,9 +83,10 @@ class Bench:
         """Make so many regions of an image, or fewer in a quick run."""
         return make_boxes(max(1, round(self.scale * count)), image_size)
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Return the seconds of one call."""
-        return time_passes(work, seconds=self.place.seconds, device=self.place.device)
+    def seconds(self, work: Callable[[], object], *, warm: bool = False) -> float:
+        """Return the seconds of one call; see ``time_passes``."""
+        place = self.place
+        return time_passes(work, seconds=place.seconds, device=place.device, warm=warm)
 
     def measure(self, **measures: Callable[[], float]) -> InTurn:
         """Measure in turn with the anchor's crops a second, which is called ``anchor``."""
@@ -171,10 +172,13 @@ def shared_figure(bench: Bench) -> str:
     crops = crop_classifier(checkpoint, bench.dtype, bench.place)
     shared = shared_classifier(checkpoint, bench.dtype, bench.place)
     image, boxes = make_image(*size), bench.regions(1500, size)
-    found = bench.measure(
-        crops=lambda: bench.seconds(lambda: crops.score_regions(image, boxes)),
-        shared=lambda: bench.seconds(lambda: shared.score_regions(image, boxes)),
-    )
+
+    def time(classifier: AnyClassifier) -> Callable[[], float]:
+        work = partial(classifier.score_regions, image, boxes)
+        work()
+        return partial(bench.seconds, work, warm=True)
+
+    found = bench.measure(crops=time(crops), shared=time(shared))
     figure = (
         f"{found.median('shared'):.3f} s against {found.median('crops'):.3f} s by crops, "
         f"{len(boxes)} regions"
@@ -210,7 +214,9 @@ def image_figures(bench: Bench) -> Iterator[str]:
         "shared": shared_classifier(checkpoint, bench.dtype, bench.place),
     }
     for mode, classifier in classifiers.items():
-        found = bench.measure(image=partial(bench.seconds, partial(detect, classifier)))
+        work = partial(detect, classifier)
+        work()
+        found = bench.measure(image=partial(bench.seconds, work, warm=True))
         milliseconds = 1000 * found.median("image")
         limited = mode == "crops" and bench.place.device.type == "cuda"
         verdicts = [GPU_IMAGE_BAR.verdict(milliseconds)] if limited else []

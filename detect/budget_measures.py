@@ -135,12 +135,21 @@ def run_on(
         return [function(item) for item in items]
 
 
-def time_passes(work: Callable[[], object], *, seconds: float, device: torch.device) -> float:
+def time_passes(
+    work: Callable[[], object], *, seconds: float, device: torch.device, warm: bool = False
+) -> float:
     """Return the seconds of one call, of as many as take about ``seconds`` together.
 
     A GPU is waited for before the first and after the last call only, so that it is kept busy.
+
+    Args:
+        work: What is timed.
+        seconds: Of all calls that are timed, about; one at least.
+        device: Where it computes.
+        warm: Whether it has run before: the first call compiles code and fills caches.
     """
-    work()  # compiles, packs and warms
+    if not warm:
+        work()
     once = _time_calls(work, 1, device)
     calls = max(1, round(seconds / once))
     return once if calls == 1 else _time_calls(work, calls, device) / calls
