@@ -1,0 +1,248 @@
+"""What a machine can multiply and add at most, and what the stages of detection take of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from detect.classifier import RegionClassifier
+from detect.crops import crop_boxes
+from detect.heads import decode_boxes
+from detect.merging import MergeConfig, merge_detections
+from detect.prepare import FusedConvReLU, PackedConvReLU
+from detect.shared_trunk import SharedTrunkClassifier
+from detect.workers import CoreWorkers
+
+_Result = TypeVar("_Result")
+AnyClassifier = RegionClassifier | SharedTrunkClassifier
+_CHANNELS, _SIDE = 1024, 28  # of the convolution that shows the peak; wider ones are no faster
+_PEAK_BATCH = {"cpu": 4, "cuda": 128}  # fits into a core's caches; fills a GPU
+
+
+@dataclass
+class StageTime:
+    """What a stage took.
+
+    Attributes:
+        worker_seconds: Elapsed, added up over the workers that shared the stage.
+        core_seconds: In which a processor computed it.
+        workers: How many shared it.
+    """
+
+    worker_seconds: float = 0.0
+    core_seconds: float = 0.0
+    workers: int = 1
+
+    @property
+    def seconds(self) -> float:
+        """Elapsed, of the average worker."""
+        return self.worker_seconds / self.workers
+
+
+@dataclass
+class StageTimer:
+    """Adds up what each stage takes, over all threads; waits for a GPU at either end of a stage.
+
+    Attributes:
+        device: Where stages compute.
+        stages: By name, in the order of their first end.
+    """
+
+    device: torch.device
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    @contextmanager
+    def __call__(self, stage: str, *, workers: int = 0) -> Iterator[None]:
+        """Count the time inside the ``with`` block to a stage.
+
+        Args:
+            stage: Its name.
+            workers: Threads that share it, each of which counts its own part; 0: none does, and
+                all that the process computes meanwhile belongs to the stage.
+        """
+        processor = time.thread_time if workers else time.process_time
+        synchronize(self.device)
+        start, core_start = time.perf_counter(), processor()
+        yield
+        synchronize(self.device)
+        elapsed, computed = time.perf_counter() - start, processor() - core_start
+        with self._lock:
+            total = self.stages.setdefault(stage, StageTime(workers=max(workers, 1)))
+            total.worker_seconds += elapsed
+            total.core_seconds += computed
+
+
+class PeakConvolution:
+    """A convolution on which a machine does hardly anything but multiply and add.
+
+    1x1, 1024 -> 1024 channels, 28 x 28 points, packed by oneDNN as the prepared network's are, or
+    run by cuDNN. A matrix product is not the peak everywhere: MKL's in float32 reaches 41 % of it
+    on an AMD EPYC.
+
+    Args:
+        dtype: In which it computes.
+        device: Where it computes.
+        workers: Cores that each run it by themselves, on a CPU.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, workers: CoreWorkers) -> None:
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(_CHANNELS, _CHANNELS, 1, 1, generator=generator) / _CHANNELS
+        place: dict[str, Any] = {"dtype": dtype, "device": device}
+        weight, bias = weight.to(**place), torch.zeros(_CHANNELS, **place)
+        self._layer = (
+            PackedConvReLU(weight, bias, stride=1, padding=0, side=_SIDE)
+            if device.type == "cpu"
+            else FusedConvReLU(weight, bias, stride=1, padding=0)
+        )
+        batch = _PEAK_BATCH.get(device.type, _PEAK_BATCH["cuda"])
+        example = torch.rand(batch, _CHANNELS, _SIDE, _SIDE, generator=generator).to(**place)
+        self._inputs = example.contiguous(memory_format=torch.channels_last)
+        self._workers = workers
+        self._device = device
+        self._copies = workers.threads if device.type == "cpu" else 1
+        self.multiply_adds = batch * _CHANNELS**2 * _SIDE**2  # of one pass by one worker
+
+    def rate(self, seconds: float = 0.3) -> float:
+        """Measure multiply-adds a second of all workers, for about this many seconds."""
+        inputs = [self._inputs] * self._copies
+        taken = time_passes(
+            lambda: run_on(self._device, self._workers, self._layer, inputs),
+            seconds=seconds,
+            device=self._device,
+        )
+        return self._copies * self.multiply_adds / taken
+
+
+def run_on(
+    device: torch.device,
+    workers: CoreWorkers,
+    function: Callable[[Tensor], _Result],
+    items: Sequence[Tensor],
+) -> list[_Result]:
+    """Apply a function to every item as classifiers do: by a CPU's cores, or in turn on a GPU."""
+    if device.type == "cpu":
+        return workers.map(function, items)
+    with torch.inference_mode():
+        return [function(item) for item in items]
+
+
+def time_passes(
+    work: Callable[[], object], *, seconds: float, device: torch.device, warm: bool = False
+) -> float:
+    """Return the seconds of one call, of as many as take about ``seconds`` together.
+
+    A GPU is waited for before the first and after the last call only, so that it is kept busy.
+
+    Args:
+        work: What is timed.
+        seconds: Of all calls that are timed, about; one at least.
+        device: Where it computes.
+        warm: Whether it has run before: the first call compiles code and fills caches.
+    """
+    if not warm:
+        work()
+    once = _time_calls(work, 1, device)
+    calls = max(1, round(seconds / once))
+    return once if calls == 1 else _time_calls(work, calls, device) / calls
+
+
+def _time_calls(work: Callable[[], object], calls: int, device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_stages(
+    classifier: AnyClassifier,
+    image: Tensor,
+    boxes: Tensor,
+    *,
+    merge: MergeConfig,
+    timer: StageTimer,
+) -> None:
+    """Classify and merge the regions of an image as detection does, each stage on the clock.
+
+    The stages are ``trunk`` (of a shared map alone), ``cut`` (warp or sample, and put in the
+    network's precision), ``network``, ``head`` and ``merge``. A GPU runs them without a CUDA graph.
+
+    Args:
+        classifier: Of either mode.
+        image: RGB uint8, ``[3, H, W]``.
+        boxes: Regions, on the CPU, ``[N, 4]``.
+        merge: Settings of NMS and voting.
+        timer: Receives the times.
+    """
+    batches = classifier.batches
+    device = timer.device
+    parts = boxes.split(batches.batch_size)
+    share = min(batches.workers.threads, len(parts)) if device.type == "cpu" else 1
+    size = (image.shape[-2], image.shape[-1])
+    image = image.to(device)
+    cut, network = _stages_of(classifier, image, timer)
+
+    def score(part: Tensor) -> tuple[Tensor, Tensor]:
+        with timer("cut", workers=share):
+            inputs = cut(part)
+        with timer("network", workers=share):
+            features = network(inputs)
+        with timer("head", workers=share):
+            logits, offsets = classifier.head(features.float())
+            return logits, offsets
+
+    scored = run_on(device, batches.workers, score, parts)
+    with torch.inference_mode(), timer("merge"):
+        logits, offsets = (torch.cat(tensors) for tensors in zip(*scored, strict=True))
+        moved = decode_boxes(boxes.to(device), offsets, size)
+        merge_detections(moved.cpu(), logits.softmax(dim=1).cpu(), merge)
+
+
+def _stages_of(
+    classifier: AnyClassifier, image: Tensor, timer: StageTimer
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Return what cuts a batch of regions from an image, and the network behind it."""
+    if isinstance(classifier, RegionClassifier):
+        crops = classifier
+        return lambda part: cut_crops(crops, image, part), crops.network.features
+    trunk = classifier.trunk
+
+    def map_image(image: Tensor) -> Tensor:
+        with timer("trunk", workers=1):
+            return trunk.image_map(image)
+
+    [maps] = run_on(timer.device, classifier.batches.workers, map_image, [image])
+    size = (image.shape[-2], image.shape[-1])
+    return (
+        lambda part: trunk.pooled_regions(maps, part.to(maps.device), size),
+        trunk.network.inception5,
+    )
+
+
+def cut_crops(classifier: RegionClassifier, image: Tensor, boxes: Tensor) -> Tensor:
+    """Warp regions of an image to what the network takes, ``[N, 3, S, S]`` in channels-last order.
+
+    Args:
+        classifier: Gives the settings of the crops, the preprocessing and the precision.
+        image: RGB uint8 on the device that computes, ``[3, H, W]``.
+        boxes: Regions, ``[N, 4]``.
+    """
+    crops = classifier.preprocessing(crop_boxes(image, boxes, classifier.crop))
+    crops = crops.to(classifier.network.dtype)
+    return crops.contiguous(memory_format=torch.channels_last)
