@@ -1,5 +1,9 @@
 """Time the merging of one image's scored boxes into detections, on one thread.
 
+Everything between the scores and the detections is timed, on boxes shared by all classes and on
+a box for each class, as box regression gives them. Beside it stands torchvision's NMS alone, on
+the same candidates.
+
 python benchmarks/merging.py
 """
 
@@ -8,45 +12,104 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not this folder's files
 
 from detect.merging import MergeConfig, merge_detections
 
-CASES = ((1300, 20, 8.0), (1300, 20, 4.0), (1300, 200, 4.0), (1300, 200, 2.0))
-REPEATS = 15
+USUAL = MergeConfig()
+EVERY = MergeConfig(score_threshold=0.0)  # every box is a candidate of every class
+MORE = MergeConfig(score_threshold=0.0, max_per_class=1500, max_detections=1500)
+ALL = MergeConfig(score_threshold=0.0, max_per_class=100_000, max_detections=100_000)
+REPEATS = 15  # and at least as many as fill half a second
 
 
-def scene(num_boxes: int, num_classes: int, confidence: float) -> tuple[Tensor, Tensor]:
+class Case(NamedTuple):
+    """Boxes, classes, how sure the scores are, what varies in the boxes, and the settings."""
+
+    num_boxes: int
+    num_classes: int
+    confidence: float  # the higher, the fewer candidates
+    config: MergeConfig
+    largest: float = 300.0  # pixels; side of a box in a photo of 500
+
+
+CASES = (
+    Case(1300, 20, 8.0, USUAL),
+    Case(1300, 20, 4.0, USUAL),
+    Case(1300, 200, 4.0, USUAL),
+    Case(1500, 200, 2.0, USUAL),
+    Case(1500, 200, 4.0, EVERY),
+    Case(1500, 200, 4.0, MORE),
+    Case(1500, 200, 4.0, ALL),
+    Case(1500, 200, 4.0, ALL, largest=30.0),
+)
+
+
+def scene(case: Case, *, per_class: bool) -> tuple[Tensor, Tensor]:
     """Make boxes of all sizes in a photo of 500 pixels and scores as a softmax gives them."""
     generator = torch.Generator().manual_seed(0)
-    centre = 500 * torch.rand(num_boxes, 2, generator=generator)
-    size = 20 + 300 * torch.rand(num_boxes, 2, generator=generator) ** 2
-    logits = confidence / 2 * torch.randn(num_boxes, num_classes + 1, generator=generator)
-    logits[:, -1] += confidence  # most boxes show background
-    return torch.cat([centre - size / 2, centre + size / 2], dim=1), logits.softmax(dim=1)
+    shape = (case.num_boxes, 2)
+    centre = 500 * torch.rand(shape, generator=generator)
+    size = case.largest * (1 / 15 + torch.rand(shape, generator=generator) ** 2)
+    logits = torch.randn(case.num_boxes, case.num_classes + 1, generator=generator)
+    logits *= case.confidence / 2
+    logits[:, -1] += case.confidence  # most boxes show background
+    if per_class:  # each class moves the box a little
+        moves = torch.randn(2, case.num_boxes, case.num_classes, 2, generator=generator)
+        centre = centre[:, None] + 0.1 * moves[0] * size[:, None]
+        size = size[:, None] * torch.exp(0.1 * moves[1])
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1), logits.softmax(dim=1)
+
+
+def times(function: Callable[[], object]) -> list[float]:
+    """Return the milliseconds of many calls, after one that may compile."""
+    function()
+    spent: list[float] = []
+    while len(spent) < REPEATS or sum(spent) < 500:
+        start = time.perf_counter()
+        function()
+        spent.append(1000 * (time.perf_counter() - start))
+    return spent
+
+
+def measure(case: Case, *, per_class: bool) -> str:
+    """Return a line of the table."""
+    boxes, scores = scene(case, per_class=per_class)
+    config = case.config
+    rows, labels = (scores[:, :-1] >= config.score_threshold).nonzero(as_tuple=True)
+    candidates = boxes[rows, labels] if per_class else boxes[rows]
+    chosen = scores[rows, labels]
+    spent = times(lambda: merge_detections(boxes, scores, config))
+    plain = times(lambda: batched_nms(candidates, chosen, labels, config.nms_threshold))
+    limits = f"{config.max_per_class}/{config.max_detections}"
+    found = len(merge_detections(boxes, scores, config))
+    return (
+        f"{case.num_boxes:6} {case.num_classes:8} {case.largest:8.0f} "
+        f"{'a class' if per_class else 'shared':>8} {len(rows):11} {limits:>14} {found:6} "
+        f"{median(spent):8.2f} {min(spent):8.2f} {median(plain):12.2f}"
+    )
 
 
 def main() -> None:
-    """Print a table of the best times."""
+    """Print a table of the median and the best times."""
     torch.set_num_threads(1)
-    config = MergeConfig()
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
-    print(f"{'boxes':>6} {'classes':>8} {'candidates':>11} {'ms':>7}")
-    for num_boxes, num_classes, confidence in CASES:
-        boxes, scores = scene(num_boxes, num_classes, confidence)
-        candidates = int((scores[:, :-1] >= config.score_threshold).sum())
-        seconds = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            merge_detections(boxes, scores, config)
-            seconds.append(time.perf_counter() - start)
-        milliseconds = 1000 * min(seconds)  # the run least disturbed by other processes
-        print(f"{num_boxes:6} {num_classes:8} {candidates:11} {milliseconds:7.1f}")
+    print(
+        f"{'boxes':>6} {'classes':>8} {'largest':>8} {'boxes are':>8} {'candidates':>11} "
+        f"{'limits':>14} {'found':>6} {'ms':>8} {'best':>8} {'NMS alone':>12}"
+    )
+    for case in CASES:
+        for per_class in (False, True):
+            print(measure(case, per_class=per_class), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from detect.detections import Detections
+from detect.merging_kernels import find_candidates, keep_best, vote
+from proposals.compiling import announce_compiling
+
+_PAIRS = 1 << 20  # of boxes compared at a time in voting; bounds its memory to about 160 MB
 
 
 @dataclass
@@ -41,7 +48,7 @@ def merge_detections(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Dete
     Weak scores are dropped, then each class on its own goes through NMS, then the best of the
     image are kept and moved by box voting. Voting leaves scores and order alone, so that only
     the boxes which survive need to be moved. Equal scores are ordered by label, then by the
-    place of the box in the input.
+    place of the box in the input. On a CPU this is compiled code, made by the first call.
 
     Args:
         boxes: Half-open ``xyxy`` pixels, shared by all classes, ``[N, 4]``, or one for each
@@ -57,15 +64,10 @@ def merge_detections(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Dete
     Raises:
         ValueError: If shapes disagree, or a score or the box of a candidate is not finite.
     """
-    _check(boxes, scores)
-    boxes, scores, labels = _candidates(boxes, scores, config.score_threshold)
-    keep = _nms_per_class(boxes, labels, config.nms_threshold)
-    keep = keep[_rank_within_label(labels[keep]) < config.max_per_class]
-    keep = keep[: config.max_detections]
-    kept = boxes[keep]
-    if config.vote_threshold is not None:
-        kept = _vote_per_class(keep, boxes, scores, labels, config.vote_threshold)
-    return Detections(kept.float(), scores[keep], labels[keep])
+    _check(boxes, scores, config.score_threshold)
+    on_cpu = boxes.device.type == scores.device.type == "cpu"
+    merge = _merge_compiled if on_cpu else _merge_with_torch
+    return merge(boxes.detach(), scores.detach(), config)
 
 
 def vote_boxes(kept: Tensor, boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -83,21 +85,93 @@ def vote_boxes(kept: Tensor, boxes: Tensor, scores: Tensor, iou_threshold: float
     Returns:
         The moved boxes, ``[K, 4]``.
     """
+    return _average(box_iou(kept, boxes) >= iou_threshold, boxes, scores)
+
+
+def _average(votes: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
+    """Return the mean of those boxes ``[..., N, 4]`` that have a vote ``[..., K, N]``."""
     # Not quite nothing, so that boxes which all score zero have a mean.
     positive = scores.to(boxes.dtype).clamp(min=torch.finfo(torch.float32).tiny)
-    weights: Tensor = positive * (box_iou(kept, boxes) >= iou_threshold)  # [K, N]
-    return weights @ boxes / weights.sum(dim=1, keepdim=True)
+    weights = positive[..., None, :] * votes  # [..., K, N]
+    mean: Tensor = weights @ boxes / weights.sum(dim=-1, keepdim=True)
+    return mean
 
 
-def _check(boxes: Tensor, scores: Tensor) -> None:
+def _check(boxes: Tensor, scores: Tensor, score_threshold: float) -> None:
     if scores.ndim != 2 or scores.shape[1] < 1:
         raise ValueError(f"scores must be [N, C + 1], background last: got {list(scores.shape)}")
     n, num_classes = scores.shape[0], scores.shape[1] - 1
     if tuple(boxes.shape) not in ((n, 4), (n, num_classes, 4)):
         shapes = f"boxes {list(boxes.shape)}, scores {list(scores.shape)}"
         raise ValueError(f"boxes must be [N, 4] or [N, C, 4] for scores [N, C + 1]: got {shapes}")
-    if not scores.isfinite().all():
+    if not _are_finite(scores):
         raise ValueError(f"{int((~scores.isfinite()).sum())} scores are not finite")
+    if not _are_finite(boxes):  # which matters where a box is a candidate
+        bad = ~boxes.isfinite().all(dim=-1)  # [N] or [N, C]
+        bad = (bad[:, None] if boxes.ndim == 2 else bad) & (scores[:, :-1] >= score_threshold)
+        if bad.any():
+            raise ValueError(f"{int(bad.sum())} boxes are not finite")
+
+
+def _are_finite(values: Tensor) -> bool:
+    # What is not finite shows in the sum, at a tenth of the time of a look at each value; but the
+    # sum of large values need not be finite either.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def _merge_compiled(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detections:
+    """Merge on the CPU, looking at no more candidates than needed."""
+    folder = Path(__file__).parent / "__pycache__"
+    announce_compiling("detect.merging_kernels", "the merging of boxes", folder)
+    chosen, threshold = scores, np.float32(config.score_threshold)
+    if scores.dtype != torch.float32:
+        # Compared as given: rounding could let a score pass, or the threshold.
+        chosen = scores.float().masked_fill(scores < config.score_threshold, -torch.inf)
+        threshold = np.finfo(np.float32).min
+    corners = _as_corners(boxes)
+    candidates = find_candidates(corners, chosen.contiguous().numpy(), threshold)
+    count = len(candidates.rows)
+    keep = keep_best(
+        corners,
+        candidates,
+        config.nms_threshold,
+        min(config.max_per_class, count),
+        min(config.max_detections, count),
+    )
+    labels = np.searchsorted(candidates.starts, keep, side="right") - 1
+    if config.vote_threshold is None:
+        kept = corners[candidates.rows[keep], labels if boxes.ndim == 3 else 0]
+    else:
+        kept = vote(corners, candidates, keep, config.vote_threshold)
+    return Detections(
+        torch.from_numpy(kept).float(),
+        torch.from_numpy(candidates.scores[keep]),
+        torch.from_numpy(labels),
+    )
+
+
+def _as_corners(boxes: Tensor) -> NDArray[np.floating]:
+    """Return boxes as the kernels take them, ``[N, 1, 4]`` or ``[N, C, 4]``."""
+    if boxes.dtype in (torch.float16, torch.bfloat16):
+        boxes = boxes.float()
+    elif boxes.dtype != torch.float32:
+        boxes = boxes.double()
+    if boxes.ndim == 2:
+        boxes = boxes[:, None]
+    corners: NDArray[np.floating] = boxes.contiguous().numpy()
+    return corners
+
+
+def _merge_with_torch(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detections:
+    """Do the same with operations on all classes at once, on any device."""
+    boxes, scores, labels = _candidates(boxes, scores, config.score_threshold)
+    keep = _nms_per_class(boxes, labels, config.nms_threshold)
+    keep = keep[_rank_within_label(labels[keep]) < config.max_per_class]
+    keep = keep[: config.max_detections]
+    kept = boxes[keep]
+    if config.vote_threshold is not None and len(keep):
+        kept = _vote_per_class(keep, boxes, scores, labels, config.vote_threshold)
+    return Detections(kept.float(), scores[keep], labels[keep])
 
 
 def _candidates(
@@ -109,8 +183,6 @@ def _candidates(
     scores = scores[rows, labels].float()
     # float64 keeps IoUs exact next to a threshold, and sums independent of a TF32 setting.
     boxes = (boxes[rows] if boxes.ndim == 2 else boxes[rows, labels]).double()
-    if not boxes.isfinite().all():
-        raise ValueError(f"{int((~boxes.isfinite()).any(dim=1).sum())} boxes are not finite")
     x1, y1, x2, y2 = boxes.unbind(-1)
     order = scores.sort(descending=True, stable=True).indices
     order = order[((x2 > x1) & (y2 > y1))[order]]
@@ -124,6 +196,7 @@ def _nms_per_class(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tenso
     # Ranks are distinct, so that NMS has no ties to settle in an order of its own.
     ranks = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device)
     # From the origin: batched_nms sets classes apart by an offset that ignores negative corners.
+    # The offset costs some of the 53 bits of a coordinate; those of pixels have bits to spare.
     keep: Tensor = batched_nms(boxes - boxes.min(), ranks, labels, iou_threshold)
     return keep
 
@@ -140,11 +213,19 @@ def _rank_within_label(labels: Tensor) -> Tensor:
 def _vote_per_class(
     keep: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float
 ) -> Tensor:
-    """Move the boxes ``keep`` by the votes of their own class, ``[K, 4]``."""
-    voted = boxes[keep]
-    kept_labels = labels[keep]
-    for label in kept_labels.unique():
-        same = labels == label
-        chosen = kept_labels == label
-        voted[chosen] = vote_boxes(voted[chosen], boxes[same], scores[same], iou_threshold)
-    return voted
+    """Move the boxes ``keep``, at least one, by the votes of their own class, ``[K, 4]``."""
+    grouped, order = labels.sort(stable=True)
+    first = torch.searchsorted(grouped, labels[keep])  # of the class of each kept box, [K]
+    last = torch.searchsorted(grouped, labels[keep], right=True)
+    places = torch.arange(int((last - first).max()), device=labels.device)  # [V]
+    step = max(1, _PAIRS // len(places))
+    voted = []
+    for begin in range(0, len(keep), step):
+        some = slice(begin, begin + step)
+        at = first[some, None] + places  # [k, V]
+        voters = order[at.clamp(max=len(order) - 1)]
+        given = boxes[voters]  # [k, V, 4]
+        overlaps = box_iou(boxes[keep[some], None], given)  # [k, 1, V]
+        votes = (overlaps >= iou_threshold) & (at < last[some, None])[:, None]
+        voted.append(_average(votes, given, scores[voters])[:, 0])
+    return torch.cat(voted)

@@ -25,7 +25,8 @@ class _Announcement(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         function: Any = getattr((event.data or {}).get("dispatcher"), "py_func", None)
-        ours = getattr(function, "__module__", "").startswith(f"{self._package}.")
+        module = getattr(function, "__module__", "")
+        ours = f"{module}.".startswith(f"{self._package}.")
         if ours and not self._said:
             self._said = True
             _logger.warning(
@@ -43,7 +44,7 @@ def announce_compiling(package: str, what: str, folder: Path) -> bool:
     """Let the first compilation of a package's code be told.
 
     Args:
-        package: Name of the package.
+        package: Name of the package, or of a module.
         what: What the message calls its code.
         folder: Where compiled code is kept.
 

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detect import merging
 from detect.detections import Detections
 from detect.merging import MergeConfig, merge_detections, vote_boxes
 
 Box = list[float]
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def iou(a: Box, b: Box) -> float:
@@ -43,8 +45,11 @@ def reference(
         for score, _, row, box in kept[: config.max_per_class]:
             if config.vote_threshold is not None:
                 voters = [c for c in candidates if iou(box, c[3]) >= config.vote_threshold]
-                total = sum(v[0] for v in voters)
-                voted = [sum(v[0] * v[3][side] for v in voters) / total for side in range(4)]
+                weights = [max(v[0], TINY) for v in voters]
+                voted = [
+                    sum(w * v[3][side] for w, v in zip(weights, voters, strict=True)) / sum(weights)
+                    for side in range(4)
+                ]
             else:
                 voted = box
             merged.append((score, label, row, voted))
@@ -67,11 +72,13 @@ def scene(
 
 
 def assert_equals_reference(boxes: Tensor, scores: Tensor, config: MergeConfig) -> None:
-    found, expected = merge_detections(boxes, scores, config), reference(boxes, scores, config)
-    assert found.scores.tolist() == [score for score, *_ in expected]
-    assert found.labels.tolist() == [label for _, label, *_ in expected]
+    expected = reference(boxes, scores, config)
     truth = torch.tensor([box for *_, box in expected]).reshape(-1, 4)
-    torch.testing.assert_close(found.boxes, truth, rtol=1e-6, atol=1e-5)
+    for merge in (merge_detections, merging._merge_with_torch):
+        found = merge(boxes, scores, config)
+        assert found.scores.tolist() == [score for score, *_ in expected]
+        assert found.labels.tolist() == [label for _, label, *_ in expected]
+        torch.testing.assert_close(found.boxes, truth, rtol=1e-6, atol=1e-5)
 
 
 def assert_same(a: Detections, b: Detections) -> None:
@@ -112,6 +119,92 @@ def test_ties_and_limits_equal_the_slow_reference(
     boxes, scores = scene(n, num_classes, seed, per_class, steps=5)
     config = MergeConfig(0.1, nms_threshold, 0.5, max_per_class, max_detections)
     assert_equals_reference(boxes, scores, config)
+
+
+def drawn_boxes(kind: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Boxes of one kind, ``[*shape, 4]``."""
+
+    def whole(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (*shape, 2), generator=generator).float()
+
+    def any_number() -> Tensor:
+        return torch.rand(*shape, 2, generator=generator)
+
+    corner, size = {
+        "photo": (500 * any_number() - 50, 300 * any_number() ** 2),
+        "huge": (2e7 * any_number() - 1e7, 1e7 * any_number() ** 2),
+        "one pixel": (whole(-5, 5), torch.ones(*shape, 2)),
+        "duplicates": (10 * whole(-1, 2), 10 * whole(1, 3)),
+        "all corners alike": (torch.full((*shape, 2), -7.0), whole(0, 9)),
+    }[kind]
+    return torch.cat([corner, corner + size], dim=-1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(["photo", "huge", "one pixel", "duplicates", "all corners alike"]),
+    n=st.integers(0, 40),
+    num_classes=st.integers(0, 4),
+    per_class=st.booleans(),
+    seed=st.integers(0, 10**6),
+    steps=st.sampled_from([0, 3, 50]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    score_threshold=st.sampled_from([-1.0, 0.0, 0.1]),
+    nms_threshold=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+    vote_threshold=st.sampled_from([None, 0.0, 0.1, 0.5, 1.0]),
+    max_per_class=st.sampled_from([1, 3, 10**9]),
+    max_detections=st.sampled_from([1, 2, 10**9]),
+)
+def test_boxes_and_settings_of_all_kinds_equal_the_slow_reference(
+    kind: str,
+    n: int,
+    num_classes: int,
+    per_class: bool,
+    seed: int,
+    steps: int,
+    dtype: torch.dtype,
+    score_threshold: float,
+    nms_threshold: float,
+    vote_threshold: float | None,
+    max_per_class: int,
+    max_detections: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = drawn_boxes(kind, (n, num_classes) if per_class else (n,), generator).to(dtype)
+    scores = torch.randn(n, num_classes + 1, generator=generator).softmax(dim=1) - 0.1
+    if steps:
+        scores = (scores * steps).round() / steps  # also minus zero
+    limits = max_per_class, max_detections
+    config = MergeConfig(score_threshold, nms_threshold, vote_threshold, *limits)
+    assert_equals_reference(boxes, scores, config)
+
+
+@pytest.mark.parametrize("max_detections", [1, 2, 3, 4, 40])
+def test_weak_boxes_are_found_behind_many_strong_ones_in_one_place(max_detections: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    strong = torch.tensor([10.0, 10, 90, 90]) + torch.rand(500, 4, generator=generator)
+    apart = torch.tensor([[200.0, 10, 240, 50], [300, 10, 340, 50], [400, 10, 440, 50]])
+    scores = torch.rand(503, 3, generator=generator) / 2 + 0.5
+    scores[500:] = torch.tensor([0.04, 0.02, 0.0])
+    scores[200:300] = 0.75  # a tie that the search must not cut
+    boxes = torch.cat([strong, apart])
+    assert_equals_reference(boxes, scores, MergeConfig(max_detections=max_detections))
+
+
+def test_voting_in_pieces_equals_the_slow_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, scores = scene(40, 3, seed=8, per_class=True)
+    monkeypatch.setattr(merging, "_PAIRS", 100)
+    assert_equals_reference(boxes, scores, MergeConfig(nms_threshold=0.7))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), per_class=st.booleans(), steps=st.sampled_from([0, 9]))
+def test_few_detections_are_the_first_of_many(seed: int, per_class: bool, steps: int) -> None:
+    boxes, scores = scene(300, 8, seed, per_class, steps)
+    every = merge_detections(boxes, scores, MergeConfig(0.0, max_detections=10**6))
+    for count in (1, 7, 60, 200):
+        some = merge_detections(boxes, scores, MergeConfig(0.0, max_detections=count))
+        assert_same(some, every[:count])
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (0, 3, 4)])
@@ -221,6 +314,82 @@ def test_half_precision_scores_give_float32_detections() -> None:
     assert len(found) > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_scores_meet_the_threshold_in_their_own_precision(dtype: torch.dtype) -> None:
+    threshold = torch.tensor(0.01, dtype=dtype)
+    below = torch.nextafter(threshold.double(), torch.zeros((), dtype=torch.float64))
+    if dtype != torch.float64:
+        below = torch.nextafter(threshold, torch.zeros((), dtype=dtype))
+    scores = torch.stack([threshold, below.to(dtype)])[:, None].expand(2, 2)
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 29, 29]])
+    for merge in (merge_detections, merging._merge_with_torch):
+        assert merge(boxes, scores, MergeConfig(0.01)).boxes.tolist() == [[0, 0, 9, 9]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.uint8])
+@pytest.mark.parametrize("per_class", [False, True])
+def test_boxes_of_any_type_give_the_same_detections(dtype: torch.dtype, per_class: bool) -> None:
+    boxes, scores = scene(60, 3, seed=5, per_class=per_class)
+    boxes = boxes.clamp(min=0)
+    expected = merge_detections(boxes, scores, MergeConfig())
+    assert_same(merge_detections(boxes.to(dtype), scores, MergeConfig()), expected)
+
+
+def test_the_layout_in_memory_and_gradients_do_not_matter() -> None:
+    boxes, scores = scene(60, 3, seed=6, per_class=True)
+    expected = merge_detections(boxes, scores, MergeConfig())
+    columns = scores.T.contiguous().T.requires_grad_()
+    parts = boxes.permute(2, 1, 0).contiguous().permute(2, 1, 0).requires_grad_()
+    found = merge_detections(parts, columns, MergeConfig())
+    assert_same(found, expected)
+    assert not found.boxes.requires_grad
+
+
+def test_minus_zero_scores_as_zero() -> None:
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]])
+    scores = torch.tensor([[-0.0, 0.5], [0.0, 0.5], [-0.0, 0.5]])
+    for merge in (merge_detections, merging._merge_with_torch):
+        found = merge(boxes, scores, MergeConfig(score_threshold=0.0))
+        assert found.boxes[:, 0].tolist() == [0, 20, 40]
+
+
+def test_the_detections_do_not_share_memory_with_the_boxes() -> None:
+    boxes, scores = scene(20, 1, seed=7)
+    before = boxes.clone()
+    found = merge_detections(boxes, scores, MergeConfig(vote_threshold=None))
+    found.boxes.zero_()
+    assert torch.equal(boxes, before)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_boxes_that_are_not_finite_matter_for_candidates_only(per_class: bool) -> None:
+    boxes, scores = scene(8, 3, seed=0, per_class=per_class)
+    scores[2] = torch.tensor([0.0, 0.5, 0.5, 0.0])
+    broken = boxes.clone()
+    broken[(2, 0) if per_class else 2] = float("nan")
+    if per_class:
+        found = merge_detections(broken, scores, MergeConfig())
+        assert_same(found, merge_detections(boxes, scores, MergeConfig()))
+    else:
+        with pytest.raises(ValueError, match="2 boxes are not finite"):
+            merge_detections(broken, scores, MergeConfig())
+    scores[2, 1:3] = 0.0
+    assert len(merge_detections(broken, scores, MergeConfig())) > 0
+
+
+def test_finite_values_with_an_endless_sum_are_accepted() -> None:
+    boxes = torch.tensor([[0.0, 0, 3e38, 3e38], [1e38, 1e38, 3e38, 3e38]])
+    scores = torch.tensor([[3e38, 3e38], [2e38, 3e38]])
+    found = merge_detections(boxes, scores, MergeConfig(vote_threshold=None))
+    assert torch.equal(found.boxes, boxes[:1])  # IoU 4 / 9
+
+
+def test_boxes_too_large_for_an_area_stay() -> None:
+    boxes = torch.tensor([[0.0, 0, 1e200, 1e200]], dtype=torch.float64)
+    for merge in (merge_detections, merging._merge_with_torch):
+        assert len(merge(boxes, torch.ones(1, 2), MergeConfig())) == 1
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     boxes, scores = scene(5, 3, seed=0)
@@ -259,8 +428,10 @@ def test_settings_without_sense_are_refused(setting: dict[str, float]) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("n", [0, 40, 3000])
-def test_the_gpu_gives_the_detections_of_the_cpu(n: int) -> None:
-    boxes, scores = scene(n, 20, seed=n, steps=50)
-    found = merge_detections(boxes.cuda(), scores.cuda(), MergeConfig())
-    assert found.boxes.is_cuda
-    assert_same(found.to("cpu"), merge_detections(boxes, scores, MergeConfig()))
+@pytest.mark.parametrize("per_class", [False, True])
+def test_the_gpu_gives_the_detections_of_the_cpu(n: int, per_class: bool) -> None:
+    boxes, scores = scene(n, 20, seed=n, per_class=per_class, steps=50)
+    for config in (MergeConfig(), MergeConfig(0.0, max_per_class=10**6, max_detections=10**6)):
+        found = merge_detections(boxes.cuda(), scores.cuda(), config)
+        assert found.boxes.is_cuda
+        assert_same(found.to("cpu"), merge_detections(boxes, scores, config))
