@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detect.checkpoint import Checkpoint
 from detect.crops import CropConfig
 from detect.googlenet import NUM_FEATURES, GoogLeNet, Inception, LocalResponseNorm
-from detect.shared_trunk import resized_size
+from detect.shared_geometry import resized_size
 
 PAPER_MULTIPLY_ADDS = 1_500_000_000  # a crop; Szegedy et al. 2014, section 1
 _HEAD_BYTES = 4  # a number of the head, and of boxes and scores, is float32

@@ -122,7 +122,7 @@ def _are_finite(values: Tensor) -> bool:
 def _merge_compiled(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detections:
     """Merge on the CPU, looking at no more candidates than needed."""
     folder = Path(__file__).parent / "__pycache__"
-    announce_compiling("detect.merging_kernels", "the merging of boxes", folder)
+    announce_compiling("detect", "the merging of boxes", folder)
     chosen, threshold = scores, np.float32(config.score_threshold)
     if scores.dtype != torch.float32:
         # Compared as given: rounding could let a score pass, or the threshold.

@@ -25,8 +25,7 @@ class _Announcement(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         function: Any = getattr((event.data or {}).get("dispatcher"), "py_func", None)
-        module = getattr(function, "__module__", "")
-        ours = f"{module}.".startswith(f"{self._package}.")
+        ours = getattr(function, "__module__", "").startswith(f"{self._package}.")
         if ours and not self._said:
             self._said = True
             _logger.warning(
@@ -44,7 +43,7 @@ def announce_compiling(package: str, what: str, folder: Path) -> bool:
     """Let the first compilation of a package's code be told.
 
     Args:
-        package: Name of the package, or of a module.
+        package: Name of the package.
         what: What the message calls its code.
         folder: Where compiled code is kept.
 

@@ -13,7 +13,7 @@ from detect.checkpoint import Checkpoint
 from detect.googlenet import INCEPTION_CHANNELS, GoogLeNet, Inception, Layout
 from detect.heads import RegionHead
 from detect.prepare import prepare_network
-from detect.shared_trunk import SharedTrunkConfig
+from detect.shared_geometry import SharedTrunkConfig
 
 
 def budget_of(layout: Layout, **changes):

@@ -39,21 +39,6 @@ def test_compiling_is_announced_once_and_kept_on_disk(tmp_path: Path) -> None:
     assert run(tmp_path) == ""
 
 
-def test_a_module_can_be_announced_by_itself(tmp_path: Path) -> None:
-    code = """
-import numpy as np
-from pathlib import Path
-from proposals.compiling import announce_compiling
-from proposals.votes import measure_areas
-announce_compiling("proposals.vote", "another module", Path())
-announce_compiling("proposals.votes", "votes", Path())
-measure_areas(np.zeros((1, 4), dtype=np.int32))
-"""
-    told = run(tmp_path, code)
-    assert told.count("compiling votes for this machine, once") == 1
-    assert "another module" not in told
-
-
 @pytest.mark.slow
 def test_code_of_others_is_not_announced(tmp_path: Path) -> None:
     code = """

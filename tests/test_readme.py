@@ -20,8 +20,10 @@ import pytest
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-EXPORT = (ROOT / "docs" / "export.md").read_text()
-COMMANDS = re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README + EXPORT, re.M)
+DOCS = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("export", "engine"))
+COMMANDS = list(
+    dict.fromkeys(re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README + DOCS, re.M))
+)
 SNIPPETS = re.findall(r"^```python\n(.+?)^```$", README, re.M | re.S)
 DOCS_SNIPPETS = re.findall(
     r"^```python\n(.+?)^```$", (ROOT / "docs" / "scoring.md").read_text(), re.M | re.S
@@ -152,7 +154,11 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         command += " training.steps=2"
     if "benchmarks/detect.py" in command:
         command += " --photos 1 proposer.max_boxes=40"
-    if "tools/export.py" in command:
+    if "tools/budget.py" in command:
+        command += " proposals=40 repeats=1"
+    if "benchmarks/regions.py" in command:
+        command += " --quick"
+    if "export" in command or "onnx" in command:
         pytest.importorskip("onnx", reason="no onnx: the [onnx] extra is not installed")
         pytest.importorskip("onnxruntime", reason="no onnxruntime: as onnx")
     if "-m venv" in command:
@@ -168,6 +174,8 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         for name in {"fast", "googlenet"} - {p.stem for p in (workplace / "out").glob("*.npz")}:
             given = f"data=voc data.root=VOC2007 data.split=val proposer={name}"
             run(f"python tools/propose.py {given} out=out/{name}.npz", workplace)
+    if "checkpoint=out/onnx" in command:
+        run("python tools/export.py out=out/onnx regions=crops", workplace)
     output = run(command, workplace)
     if "format=ilsvrc" in command:
         assert re.search(r"mean AP +0\.590\nmedian AP +0\.601", output)
