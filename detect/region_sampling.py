@@ -62,7 +62,13 @@ def sample_and_pool(maps: Tensor, boxes: Tensor, window: int) -> Tensor:
     Returns:
         ``[N, C, 7, 7]`` in channels-last order: ``F.max_pool2d(sample_regions(maps, boxes), window,
         2, ceil_mode=True)`` but for rounding: it is interpolated in float32 and rounded once.
+
+    Raises:
+        ValueError: If a region is not finite.
     """
+    finite = boxes.isfinite().all(dim=1)
+    if not finite.all():  # its neighbours would lie outside of the map, and of the memory
+        raise ValueError(f"regions must be finite: got {boxes[~finite][0].tolist()} on the map")
     channels, height, width = maps.shape[1:]
     left, weight_x = _neighbours(boxes[:, 0], boxes[:, 2], width)
     top, weight_y = _neighbours(boxes[:, 1], boxes[:, 3], height)

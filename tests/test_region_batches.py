@@ -111,7 +111,7 @@ def test_scores_need_no_gradient() -> None:
         batch_size=2,
         workers=CoreWorkers(1),
     )
-    moved, scores = batches.score(random_boxes(3), cut, SIZE)
+    moved, scores = batches.score(random_boxes(3).requires_grad_(), cut, SIZE)
     assert not moved.requires_grad and not scores.requires_grad
 
 

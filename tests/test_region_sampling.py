@@ -60,6 +60,15 @@ def test_bfloat16_is_rounded_once_to_the_nearest() -> None:
     assert torch.equal(sample_and_pool(maps, boxes, 3), exact.bfloat16())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("corner", [0, 1, 2, 3])
+def test_boxes_that_are_not_finite_are_refused(corner: int, value: float) -> None:
+    boxes = random_boxes(3, 8, 8)
+    boxes[1, corner] = value
+    with pytest.raises(ValueError, match=r"regions must be finite: got \[.*(nan|inf).*\]"):
+        sample_and_pool(torch.rand(1, 4, 8, 8), boxes, 3)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_sampling_on_a_gpu_equals_that_on_the_cpu() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -151,9 +152,35 @@ def test_threads_that_share_workers_get_their_own_results() -> None:
     with ThreadPoolExecutor(6) as callers:
         for start, found in enumerate(callers.map(call, range(6))):
             assert found == [list(range(start + 1, start + 10))] * 20
-    together = threading.Barrier(2)
-    seen = workers.map(lambda _: together.wait(10) >= 0 and torch.get_num_threads(), range(2))
-    assert seen == [1, 1]
+
+
+def test_workers_are_started_once_however_many_threads_come_first(monkeypatch) -> None:
+    workers, together = CoreWorkers(2), threading.Barrier(4)
+
+    pools = []
+
+    class SlowPool(ThreadPoolExecutor):
+        """Leaves other callers the time to come by."""
+
+        def __init__(self, *arguments) -> None:
+            time.sleep(0.03)
+            super().__init__(*arguments)
+            if "core" in arguments:
+                pools.append(self)
+
+    monkeypatch.setattr("detect.workers.ThreadPoolExecutor", SlowPool)
+
+    def call(_: int) -> set[tuple[int, int]]:
+        together.wait(10)
+        return set(
+            workers.map(lambda _: (threading.get_ident(), torch.get_num_threads()), range(9))
+        )
+
+    with ThreadPoolExecutor(4) as callers:
+        seen = set().union(*callers.map(call, range(4)))
+    assert len(pools) == 1
+    assert len({thread for thread, _ in seen}) <= 2
+    assert {number for _, number in seen} == {1}
 
 
 def test_no_more_threads_work_than_were_asked_for() -> None:
