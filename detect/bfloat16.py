@@ -33,7 +33,10 @@ def load(value: Any) -> Any:
 
 
 def store(value: Any, array: Any) -> Any:
-    """Return a float32 as an element for an array, rounded to even; in compiled code only."""
+    """Return a float32 as an element for an array, rounded to even; in compiled code only.
+
+    Infinity stays what it is; a NaN need not.
+    """
     raise NotImplementedError
 
 

@@ -78,8 +78,10 @@ class _Graph:
                 compute(self.inputs)
         torch.cuda.current_stream(device).wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
+        # Where capturing fails, the inner context stays on its stream; the outer one returns.
+        here = torch.cuda.stream(torch.cuda.current_stream(device))
         # Other threads may allocate meanwhile.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with here, torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.outputs = compute(self.inputs)
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

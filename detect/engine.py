@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 BATCH_SIZES = {"shared": 32, "crops": 8}
 GPU_BATCH_SIZE = 512
 _CHECK_SIDE = 224  # pixels of the photo that every new classifier is checked on
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Classifier(Protocol):
@@ -80,17 +79,18 @@ def build_classifier(
     regions = regions or checkpoint.regions
     if regions not in BATCH_SIZES:
         raise ValueError(f"regions={regions}: choose shared or crops")
+    candidates = list(_candidates(checkpoint, device, precision, compiled))
     workers = CoreWorkers(threads)
     checkpoint = copy.deepcopy(checkpoint)  # the caller's may lie, and stays, elsewhere
-    plain = checkpoint.network.to(device)
+    plain = checkpoint.network.to(device).eval()
     assemble_with = partial(assemble, checkpoint, regions=regions, workers=workers)
     expected = _check_scores(assemble_with, plain)
-    for name, make in _candidates(checkpoint, device, precision, compiled):
+    for name, make in candidates:
         try:
             network = make()
             check = PrecisionCheck.compare([expected], [_check_scores(assemble_with, network)])
         except Exception as error:  # an operator that is not there, a compiler that gives up, ...
-            problem = " ".join(str(error).split())[:200]
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         else:
             if check.passes():
                 return assemble_with(network)
@@ -149,8 +149,10 @@ def check_precision(
     """
     cpu = torch.device("cpu")
     checkpoint = copy.deepcopy(checkpoint)  # the caller's may lie on a GPU, and stays there
-    checkpoint.network.to(cpu)
-    prepared = prepare_network(checkpoint.network, dtype=_DTYPES[precision], device=cpu)
+    checkpoint.network.to(cpu).eval()
+    prepared = prepare_network(
+        checkpoint.network, dtype=choose_precision(precision, cpu), device=cpu
+    )
     workers = CoreWorkers()
     classifiers = [
         assemble(checkpoint, network, regions=checkpoint.regions, workers=workers)
@@ -174,17 +176,14 @@ def _candidates(
     if chosen == torch.bfloat16 and card is not None and not card.passes():
         logger.warning("bfloat16 is not used: it failed the check of this checkpoint: %s", card)
         dtypes = [torch.float32]
+    network = checkpoint.network
     for dtype in dtypes:
-        name = next(key for key, value in _DTYPES.items() if value == dtype)
+        name = str(dtype).removeprefix("torch.")
+        make = partial(prepare_network, network, dtype=dtype, device=device)
         if compiled:
-            yield (
-                f"torch.compile in {name}",
-                partial(compile_network, checkpoint.network, dtype=dtype, device=device),
-            )
-        yield (
-            f"the prepared network in {name}",
-            partial(prepare_network, checkpoint.network, dtype=dtype, device=device),
-        )
+            make_compiled = partial(compile_network, network, dtype=dtype, device=device)
+            yield f"torch.compile in {name}", make_compiled
+        yield f"the prepared network in {name}", make
 
 
 def _check_scores(assemble_with: Callable[..., Classifier], network: GoogLeNet) -> Tensor:

@@ -56,11 +56,13 @@ class PrecisionCheck:
         """Compare probabilities of the same regions, image by image, each ``[N, C + 1]``.
 
         Raises:
-            ValueError: If there is no region.
+            ValueError: If there is no region, or shapes differ.
         """
         if not any(map(len, expected)):
             raise ValueError("no regions to compare precisions on")
         a, b = torch.cat(list(expected)).float(), torch.cat(list(found)).float()
+        if a.shape != b.shape:
+            raise ValueError(f"scores of different shapes: {list(a.shape)} and {list(b.shape)}")
         difference = (a - b).abs().nan_to_num(nan=1.0)
         at_best = a.argmax(dim=1, keepdim=True)
         lost = b.amax(dim=1, keepdim=True) - b.gather(1, at_best)  # to another class

@@ -78,7 +78,7 @@ class RegionBatches:
                 if self.batch_size == 1:
                     raise
             # Outside of the handler, which keeps the failed call's tensors alive.
-            self.batch_size //= 2
+            self.batch_size = max(1, min(self.batch_size, len(boxes)) // 2)
             self._graphed.release()
             torch.cuda.empty_cache()
             logger.warning("out of GPU memory: going on with batches of %d", self.batch_size)
