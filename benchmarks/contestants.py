@@ -9,14 +9,13 @@ import importlib
 import importlib.util
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from detect.budget_measures import run_on, time_passes
@@ -27,7 +26,6 @@ from detect.workers import CoreWorkers
 
 SIDE = 224  # pixels of a crop
 _BATCHES_A_WORKER = 4  # in one pass, so that no worker waits long for the last one
-_LONGEST_PASS = 5.0  # seconds; no larger batch is tried behind such a one
 
 
 @dataclass(frozen=True)
@@ -84,71 +82,6 @@ class Network:
         work = partial(run_on, place.device, place.workers, self.prepared.features, self.crops)
         taken = time_passes(work, seconds=place.seconds, device=place.device)
         return sum(map(len, self.crops)) / taken
-
-
-class Eager:
-    """The anchor: torchvision's GoogLeNet, eager, in float32, with nothing done to it.
-
-    To be generous it computes in whatever way it is fastest: the best size of batch, on a CPU
-    with OpenMP's threads on all cores or with a thread of its own on each core.
-
-    Args:
-        place: Where.
-        batches: Sizes to choose from.
-    """
-
-    def __init__(self, place: Place, batches: Sequence[int]) -> None:
-        network = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=False)
-        self.network: nn.Module = network.eval().to(place.device)
-        self.place = place
-        self.batch, self.threaded = self._fastest(batches)
-        self.name = f"eager torchvision float32, {self._ways()[self.threaded]}, batch {self.batch}"
-
-    def rate(self) -> float:
-        """Return crops a second in the fastest way."""
-        return self.rate_of(self.batch, threaded=self.threaded)
-
-    def rate_of(self, batch: int, *, threaded: bool) -> float:
-        """Return crops a second.
-
-        Args:
-            batch: Crops that pass through together.
-            threaded: Whether every core has a thread of its own, in place of OpenMP's on all.
-        """
-        crops, taken = self._time(batch, threaded, self.place.seconds)
-        return crops / taken
-
-    def _time(self, batch: int, threaded: bool, seconds: float) -> tuple[int, float]:
-        """Return the crops and the seconds of one pass."""
-        place = self.place
-        crops = make_crops(batch).to(place.device)
-        items = [crops] * (2 * place.shares if threaded else 1)
-
-        def work() -> None:
-            if threaded:
-                place.workers.map(self.network, items)
-                return
-            with torch.inference_mode():
-                self.network(crops)
-
-        taken = time_passes(work, seconds=seconds, device=place.device)
-        return batch * len(items), taken
-
-    def _fastest(self, batches: Sequence[int]) -> tuple[int, bool]:
-        rates = {}
-        for threaded in self._ways():
-            for batch in batches:
-                crops, taken = self._time(batch, threaded, self.place.seconds / 2)
-                rates[batch, threaded] = crops / taken
-                if taken > _LONGEST_PASS:
-                    break
-        return max(rates, key=lambda way: rates[way])
-
-    def _ways(self) -> dict[bool, str]:
-        if self.place.device.type != "cpu":
-            return {False: "on the GPU"}
-        cores = self.place.shares
-        return {False: f"OpenMP on {cores} cores", True: f"one-core threads: {cores}"}
 
 
 class OnnxRuntime:

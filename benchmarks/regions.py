@@ -3,9 +3,9 @@
     python benchmarks/regions.py [VOC2007] [--busy] [--quick] [--device cuda]
 
 Every figure is the median of several runs. In each of them the anchor (torchvision's GoogLeNet,
-eager, float32, in whichever way it is fastest) and the peak (a wide convolution) are measured in
-turn with it; ratios are medians of the ratios in a run. Runs during which other processes used more
-than 0.1 core are taken again, and each figure tells what they used.
+eager, float32, in a process of its own, in whichever way it is fastest) and the peak (a wide
+convolution) are measured in turn with it; ratios are medians of the ratios in a run. Runs during
+which other processes used more than 0.1 core are taken again, and each figure tells what they used.
 
 VOC2007 gives a photo of 500 x 375; without it one of scikit-image's is resized to that. --busy adds
 what a busy process on one core costs; --quick takes one short run of everything.
@@ -24,7 +24,8 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not this folder's files
 
-from benchmarks.contestants import Eager, Place
+from benchmarks.contestants import Place
+from benchmarks.eager import Eager
 from benchmarks.machine import OtherLoad, describe_machine
 from benchmarks.region_figures import (
     Bench,
@@ -47,7 +48,6 @@ def make_bench(args: argparse.Namespace) -> Bench:
     """Find the anchor's fastest way, and say what all figures share."""
     device = torch.device(args.device)
     workers = CoreWorkers(args.threads)
-    torch.set_num_threads(workers.threads)  # OpenMP's, which the anchor alone may use
     place = Place(device, workers, seconds=0.05 if args.quick else args.seconds)
     batches = (1, 4) if args.quick else ANCHOR_BATCHES[device.type]
     with OtherLoad() as load:
@@ -101,13 +101,14 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = read_arguments()
-    # As tools/detect.py does; the anchor gains by it as well.
+    # As tools/detect.py does; the anchor, in a process of its own, has the system's way.
     keep_freed_memory()
     print(describe_machine())
     bench = make_bench(args)
     with tempfile.TemporaryDirectory() as folder:
         for figure in figures(bench, find_photo(args.voc, Path(folder)), busy=args.busy):
             print(figure, flush=True)
+    bench.anchor.close()
 
 
 if __name__ == "__main__":

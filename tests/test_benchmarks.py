@@ -16,8 +16,9 @@ from PIL import Image
 from benchmarks import regions
 from benchmarks.bars import Bar, format_figure
 from benchmarks.busy import busy_core
-from benchmarks.contestants import Eager, Network, Place
+from benchmarks.contestants import Network, Place
 from benchmarks.detect import compare_precisions, read_arguments
+from benchmarks.eager import Eager
 from benchmarks.machine import read_processors
 from benchmarks.region_figures import THROUGHPUT_BARS, Bench
 from benchmarks.region_subjects import ExactlyThisMany, find_photo, make_image
@@ -185,8 +186,9 @@ def test_regions_are_timed_from_any_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     figures = [line for line in done.stdout.splitlines()[2:] if not line.startswith(" ")]
     measured = [line for line in figures if "not compared" not in line]
-    # Six throughputs, warp, shared trunk, two images, the photo, the busy core; others' if any.
-    assert len(measured) >= 12
+    # Six throughputs, a tuned anchor, warp, shared trunk, two images, the photo, the busy core;
+    # others if they are installed.
+    assert len(measured) >= 13
     assert all(re.search(r"anchor [\d.,]+ crops/s$", line) for line in measured)
     bars = re.findall(r"\(bar [<>]= .+?\): (?:met|MISSED)$", done.stdout, re.M)
     assert len(bars) == 2 * 6 + 4
