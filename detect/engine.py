@@ -28,7 +28,7 @@ from proposals.compiling import announce_compiling
 logger = logging.getLogger(__name__)
 
 # Small batches keep a CPU's caches warm and its memory low; a GPU wants to be filled.
-BATCH_SIZES = {"shared": 32, "crops": 8}
+BATCH_SIZES = {"shared": 64, "crops": 8}
 GPU_BATCH_SIZE = 512
 _CHECK_SIDE = 224  # pixels of the photo that every new classifier is checked on
 

@@ -112,9 +112,17 @@ class SharedTrunkClassifier(nn.Module):
         """Classify regions of an RGB uint8 image: see ``detect.engine.Classifier``."""
         size = (image.shape[-2], image.shape[-1])
         image = upload(image, self.trunk.network.device)
-        [maps] = self.batches.workers.map(self.trunk.image_map, [image])
+        maps = self._image_map(image)
 
         def cut(part: Tensor) -> Tensor:
             return self.trunk.pooled_regions(maps, part.to(maps.device, non_blocking=True), size)
 
         return self.batches.score(boxes, cut, size)
+
+    def _image_map(self, image: Tensor) -> Tensor:
+        workers = self.batches.workers
+        if isinstance(self.trunk.network.pool4, CompiledMaxPool):
+            return workers.together(self.trunk.image_map, image)
+        # Plain convolutions round differently on one core.
+        [maps] = workers.map(self.trunk.image_map, [image])
+        return maps

@@ -31,6 +31,7 @@ class CoreWorkers:
             raise ValueError(f"threads={threads}: give 1 or more, or 0 for one a core")
         self.threads = threads or available_cores()
         self._pool: ThreadPoolExecutor | None = None
+        self._leader: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def map(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
@@ -48,18 +49,39 @@ class CoreWorkers:
 
         return list(self._started().map(infer, items))
 
+    def together(self, function: Callable[[_Item], _Result], item: _Item) -> _Result:
+        """Apply a function to one item in inference mode, all cores sharing its operators.
+
+        For what there is one of, an image: oneDNN's convolutions give the same bits on any number
+        of cores. They wait for each other at every layer, which batches do not.
+        """
+        if self.threads == 1:
+            [result] = self.map(function, [item])
+            return result
+
+        def infer() -> _Result:
+            with torch.inference_mode():
+                return function(item)
+
+        self._started()
+        assert self._leader is not None
+        return self._leader.submit(infer).result()
+
     def _started(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, "core")
+                pool = ThreadPoolExecutor(self.threads, "core")
+                leader = ThreadPoolExecutor(1, "all cores")
                 # Each thread waits until all of them have been here.
                 together = threading.Barrier(self.threads)
                 # torch takes the last number that any thread chose for threads still to come. A
                 # new thread knows it, and can put it back without touching the caller's own.
                 with ThreadPoolExecutor(1) as new:
                     before = new.submit(torch.get_num_threads).result()
-                    list(self._pool.map(lambda _: _use_one_core(together), range(self.threads)))
+                    list(pool.map(lambda _: _use_cores(1, together), range(self.threads)))
+                    leader.submit(_use_cores, self.threads).result()
                     new.submit(torch.set_num_threads, before).result()
+                self._pool, self._leader = pool, leader
             return self._pool
 
 
@@ -85,7 +107,8 @@ def share_cores(threads: int, images: int | None) -> tuple[int, int]:
     return at_once, threads // at_once
 
 
-def _use_one_core(together: threading.Barrier) -> None:
+def _use_cores(count: int, together: threading.Barrier | None = None) -> None:
     torch.get_num_threads()  # a thread's first question resets it to the last number chosen
-    torch.set_num_threads(1)
-    together.wait()
+    torch.set_num_threads(count)
+    if together:
+        together.wait()

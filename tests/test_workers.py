@@ -215,11 +215,21 @@ def test_workers_that_are_no_longer_used_end_their_threads() -> None:
     workers = CoreWorkers(3)
     workers.map(str, range(3))
     started = set(threading.enumerate()) - before
-    assert len(started) == 3
+    assert len(started) == 4  # one of them is for what all cores share
     del workers
     for thread in started:
         thread.join(10)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_one_item_is_shared_by_all_cores(threads: int) -> None:
+    workers = CoreWorkers(threads)
+    cores, inferring = workers.together(
+        lambda _: (torch.get_num_threads(), torch.is_inference_mode_enabled()), None
+    )
+    assert (cores, inferring) == (threads, True)
+    assert workers.map(lambda _: torch.get_num_threads(), range(4)) == [1] * 4
 
 
 @pytest.mark.parametrize(
