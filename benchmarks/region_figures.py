@@ -27,7 +27,6 @@ from detect.budget import count_cost
 from detect.budget_measures import (
     AnyClassifier,
     PeakConvolution,
-    cut_crops,
     run_on,
     time_passes,
 )
@@ -166,7 +165,7 @@ def cut_figure(bench: Bench) -> str:
     there = image.to(device)
 
     def cut() -> None:
-        run_on(device, workers, lambda part: cut_crops(classifier, there, part), parts)
+        run_on(device, workers, lambda part: classifier.cut(there, part), parts)
 
     found = bench.measure(
         cut=lambda: bench.seconds(cut),

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from detect.classifier import RegionClassifier
-from detect.crops import crop_boxes
 from detect.heads import decode_boxes
 from detect.merging import MergeConfig, merge_detections
 from detect.prepare import FusedConvReLU, PackedConvReLU
@@ -220,7 +219,7 @@ def _stages_of(
     """Return what cuts a batch of regions from an image, and the network behind it."""
     if isinstance(classifier, RegionClassifier):
         crops = classifier
-        return lambda part: cut_crops(crops, image, part), crops.network.features
+        return lambda part: crops.cut(image, part), crops.network.features
     trunk = classifier.trunk
 
     def map_image(image: Tensor) -> Tensor:
@@ -233,16 +232,3 @@ def _stages_of(
         lambda part: trunk.pooled_regions(maps, part.to(maps.device), size),
         trunk.network.inception5,
     )
-
-
-def cut_crops(classifier: RegionClassifier, image: Tensor, boxes: Tensor) -> Tensor:
-    """Warp regions of an image to what the network takes, ``[N, 3, S, S]`` in channels-last order.
-
-    Args:
-        classifier: Gives the settings of the crops, the preprocessing and the precision.
-        image: RGB uint8 on the device that computes, ``[3, H, W]``.
-        boxes: Regions, ``[N, 4]``.
-    """
-    crops = classifier.preprocessing(crop_boxes(image, boxes, classifier.crop))
-    crops = crops.to(classifier.network.dtype)
-    return crops.contiguous(memory_format=torch.channels_last)

@@ -50,6 +50,10 @@ class RegionClassifier(nn.Module):
         """Make of RGB crops 0..255 what the network takes, ``[N, 3, S, S]``."""
         return self.preprocessing(crops.to(self.network.device)).to(self.network.dtype)
 
+    def cut(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """Warp regions ``[N, 4]`` of an image on the network's device to what it takes."""
+        return self.inputs(crop_boxes(image, boxes, self.crop))
+
     def score_inputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Run network and head on preprocessed crops; nothing in it waits for a GPU."""
         logits, offsets = self.head(self.network.features(inputs).float())
@@ -60,7 +64,4 @@ class RegionClassifier(nn.Module):
         image = upload(image, self.network.device)
         size = (image.shape[-2], image.shape[-1])
 
-        def cut(part: Tensor) -> Tensor:
-            return self.inputs(crop_boxes(image, part, self.crop))
-
-        return self.batches.score(boxes, cut, size)
+        return self.batches.score(boxes, lambda part: self.cut(image, part), size)
