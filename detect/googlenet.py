@@ -30,6 +30,8 @@ INCEPTION_CHANNELS: dict[str, tuple[int, int, int, int, int, int]] = {
     "5b": (384, 192, 384, 48, 128, 128),
 }
 NUM_FEATURES = 1024
+# What runs on a whole image or crop before pool4; "conv" is all that comes before 3a.
+MAP_BLOCKS = ("conv", "3a", "3b", "4a", "4b", "4c", "4d", "4e")
 
 
 @dataclass(frozen=True)
@@ -217,13 +219,23 @@ class GoogLeNet(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """Run conv1 .. pool3 on preprocessed images, -> ``[N, 480, H/16, W/16]``."""
-        x = self.norm(self.pool(self.conv1(images)))
-        x = self.pool(self.norm(self.conv3(self.conv2(x))))
-        return self.pool(self._inception(x, "3a", "3b"))  # type: ignore[no-any-return]
+        return self.map_blocks(images, "conv", "3b")
 
     def inception4(self, x: Tensor) -> Tensor:
         """Run 4a .. 4e on the stem's map, -> ``[N, 832, H/16, W/16]``."""
-        return self._inception(x, "4a", "4b", "4c", "4d", "4e")
+        return self.map_blocks(x, "4a", "4e")
+
+    def map_blocks(self, x: Tensor, first: str, last: str) -> Tensor:
+        """Run some of ``MAP_BLOCKS`` with the pools behind them, both ends included."""
+        for name in MAP_BLOCKS[MAP_BLOCKS.index(first) : MAP_BLOCKS.index(last) + 1]:
+            if name == "conv":
+                x = self.norm(self.pool(self.conv1(x)))
+                x = self.pool(self.norm(self.conv3(self.conv2(x))))
+            else:
+                x = self._inception(x, name)
+            if name == "3b":
+                x = self.pool(x)
+        return x
 
     def inception5(self, x: Tensor) -> Tensor:
         """Run 5a, 5b and the global average on what pool4 leaves, -> ``[N, 1024]``."""

@@ -7,6 +7,7 @@ crop, and pool4, 5a, 5b go on as if it had been cropped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from detect.imagenet import load_imagenet
 from detect.map_operations import CompiledMaxPool
 from detect.region_batches import RegionBatches, upload
 from detect.region_sampling import sample_and_pool, sample_regions
-from detect.shared_geometry import SharedTrunkConfig, map_boxes, resize_image
+from detect.shared_geometry import SharedTrunkConfig, map_boxes, region_levels, resize_image
 from detect.workers import CoreWorkers
 
 
@@ -55,32 +56,54 @@ class SharedTrunk(nn.Module):
         network.to(memory_format=torch.channels_last)
         return cls(network, PREPROCESSING[network.layout], config)
 
-    def stem_map(self, image: Tensor, *, mirror: bool = False) -> Tensor:
+    def stem_map(self, image: Tensor, factor: float = 1.0) -> Tensor:
         """Run conv1 .. pool3 on a uint8 image ``[3, H, W]``: ``[1, 480, h, w]``, channels last."""
-        resized = resize_image(image.flip(-1) if mirror else image, self.config)
-        inputs = self.preprocessing(resized).to(self.network.device, self.network.dtype)
-        return self.network.stem(inputs)
+        inputs = self.preprocessing(resize_image(image, self.config, factor))
+        return self.network.stem(inputs.to(self.network.device, self.network.dtype))
 
-    def image_map(self, image: Tensor) -> Tensor:
+    def image_map(self, image: Tensor, factor: float = 1.0) -> Tensor:
         """Run conv1 .. 4e on a uint8 image ``[3, H, W]``: ``[1, 832, h, w]``, channels last."""
-        return self.network.inception4(self.stem_map(image))
+        return self.network.inception4(self.stem_map(image, factor))
 
-    def pooled_regions(self, maps: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def pooled_regions(
+        self, maps: Tensor, boxes: Tensor, image_size: tuple[int, int], factor: float = 1.0
+    ) -> Tensor:
         """Sample regions of a map after 4e and run pool4 on them.
 
         Args:
-            maps: The image's map, ``[1, 832, h, w]``.
+            maps: The image's map at one level, ``[1, 832, h, w]``.
             boxes: Regions in pixels of the original image, ``[N, 4]``.
             image_size: Its height and width.
+            factor: Of the level.
 
         Returns:
             What inception 5 takes, ``[N, 832, 7, 7]``.
         """
-        boxes = map_boxes(boxes, image_size, self.config)
+        boxes = map_boxes(boxes, image_size, self.config, factor)
         pool = self.network.pool4
         if isinstance(pool, CompiledMaxPool):
             return sample_and_pool(maps, boxes, pool.kernel_size)
         return pool(sample_regions(maps, boxes))  # type: ignore[no-any-return]
+
+    def pyramid_regions(
+        self, maps: Mapping[int, Tensor], boxes: Tensor, image_size: tuple[int, int]
+    ) -> Tensor:
+        """Do the same for regions that each come from their own level.
+
+        Args:
+            maps: The image's map at every level that a region is cut from.
+            boxes: Regions in pixels of the original image, ``[N, 4]``.
+            image_size: Its height and width.
+        """
+        device = next(iter(maps.values())).device
+        levels = region_levels(boxes, image_size, self.config)
+        rows = [(levels == level).nonzero().flatten() for level in maps]
+        boxes = boxes.to(device, non_blocking=True)
+        parts = [
+            self.pooled_regions(maps[level], boxes[row], image_size, self.config.pyramid[level])
+            for level, row in zip(maps, rows, strict=True)
+        ]
+        return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 class SharedTrunkClassifier(nn.Module):
@@ -112,17 +135,20 @@ class SharedTrunkClassifier(nn.Module):
         """Classify regions of an RGB uint8 image: see ``detect.engine.Classifier``."""
         size = (image.shape[-2], image.shape[-1])
         image = upload(image, self.trunk.network.device)
-        maps = self._image_map(image)
+        levels = region_levels(boxes, size, self.trunk.config).unique().tolist() or [0]
+        maps = {level: self._image_map(image, level) for level in levels}
+        return self.batches.score(
+            boxes, lambda part: self.trunk.pyramid_regions(maps, part, size), size
+        )
 
-        def cut(part: Tensor) -> Tensor:
-            return self.trunk.pooled_regions(maps, part.to(maps.device, non_blocking=True), size)
+    def _image_map(self, image: Tensor, level: int) -> Tensor:
+        workers, factor = self.batches.workers, self.trunk.config.pyramid[level]
 
-        return self.batches.score(boxes, cut, size)
+        def image_map(image: Tensor) -> Tensor:
+            return self.trunk.image_map(image, factor)
 
-    def _image_map(self, image: Tensor) -> Tensor:
-        workers = self.batches.workers
         if isinstance(self.trunk.network.pool4, CompiledMaxPool):
-            return workers.together(self.trunk.image_map, image)
+            return workers.together(image_map, image)
         # Plain convolutions round differently on one core.
-        [maps] = workers.map(self.trunk.image_map, [image])
+        [maps] = workers.map(image_map, [image])
         return maps

@@ -30,6 +30,12 @@ class LabelledRegions:
         """Select regions by indices or a mask."""
         return LabelledRegions(self.boxes[keep], self.labels[keep], self.targets[keep])
 
+    def to(self, device: torch.device) -> LabelledRegions:
+        """Return the regions on a device."""
+        return LabelledRegions(
+            self.boxes.to(device), self.labels.to(device), self.targets.to(device)
+        )
+
     def mirrored(self, width: int) -> LabelledRegions:
         """Return the regions of the image flipped left to right."""
         return LabelledRegions(

@@ -1,0 +1,182 @@
+"""The two ways to train a region classifier: on regions of a shared map, or on crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from detect.crops import CropConfig, crop_boxes
+from detect.data.regions import LabelledRegions
+from detect.googlenet import MAP_BLOCKS, GoogLeNet
+from detect.heads import RegionHead
+from detect.precision import best_precision
+from detect.prepare import prepare_network
+from detect.region_training import (
+    RegionSampler,
+    Sample,
+    SamplingConfig,
+    distort_colours,
+    hardest,
+    region_losses,
+    summarise_losses,
+)
+from detect.shared_geometry import resize_image
+from detect.shared_trunk import SharedTrunk
+from detect.training import Part
+
+BLOCKS = (*MAP_BLOCKS, "5a", "5b")
+
+
+class SharedObjective:
+    """Regions sampled from one map of the photo, as ``SharedTrunkClassifier`` does.
+
+    Args:
+        trunk: float32, channels last; the blocks before ``train_from`` stay as they are.
+        head: Starts as given.
+        sampler: Draws the regions, level by level.
+    """
+
+    def __init__(self, trunk: SharedTrunk, head: RegionHead, sampler: RegionSampler) -> None:
+        self.trunk, self.head, self.sampler = trunk, head, sampler
+        self.num_photos = len(sampler.records)
+        self.config = sampler.config
+        self.device = trunk.network.device
+        self.parts = _choose_parts(trunk.network, head, self.config.train_from)
+        self._first = BLOCKS.index(self.config.train_from)
+        self._frozen = _prepared(trunk.network, self._first)
+        self._prepared = SharedTrunk(self._frozen, trunk.preprocessing, trunk.config)
+
+    def loss(self, draw: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a draw: see ``detect.training.Objective``."""
+        sample = self.sampler(draw, generator)
+        config, size = self.config, (sample.image.shape[-2], sample.image.shape[-1])
+        octaves = config.scale_jitter * (2 * torch.rand((), generator=generator).item() - 1)
+        factor = self.trunk.config.pyramid[sample.level] * 2**octaves
+        fixed = self._fixed_part(sample, factor, generator)
+        regions = sample.regions.to(self.device)
+        with _autocast(self.device):
+            maps = fixed if self._first > 7 else self._trained_part(fixed)
+        regions = self._choose(maps, regions, size, factor)
+        with _autocast(self.device):
+            if maps.requires_grad:
+                pooled = self.trunk.pooled_regions(maps, regions.boxes, size, factor)
+            else:
+                pooled = self._prepared.pooled_regions(maps, regions.boxes, size, factor)
+            features = self.trunk.network.inception5(pooled)
+        return _final_loss(self.head, features, regions, config, generator)
+
+    @torch.no_grad()
+    def _fixed_part(self, sample: Sample, factor: float, generator: torch.Generator) -> Tensor:
+        """Run what is not trained."""
+        image = resize_image(sample.image.to(self.device), self.trunk.config, factor)
+        image = distort_colours(image, self.config.colour_jitter, generator)
+        inputs = self.trunk.preprocessing(image)
+        if not self._first:
+            return inputs
+        last = MAP_BLOCKS[min(self._first, len(MAP_BLOCKS)) - 1]
+        return self._frozen.map_blocks(inputs.to(self._frozen.dtype), "conv", last)
+
+    def _trained_part(self, fixed: Tensor) -> Tensor:
+        return self.trunk.network.map_blocks(fixed, self.config.train_from, "4e")
+
+    @torch.no_grad()
+    def _choose(
+        self, maps: Tensor, regions: LabelledRegions, size: tuple[int, int], factor: float
+    ) -> LabelledRegions:
+        """Keep the regions that the network is most wrong about."""
+        count = self.config.regions_per_photo
+        if len(regions.boxes) <= count:
+            return regions
+        with _autocast(self.device):
+            pooled = self._prepared.pooled_regions(
+                maps.detach().to(self._frozen.dtype), regions.boxes, size, factor
+            )
+            features = self.trunk.network.inception5(pooled).float()
+        losses = region_losses(self.head, features, regions, self.config.box_weight)
+        return regions[hardest(losses[0] + losses[1], regions.boxes, count)]
+
+
+class CropObjective:
+    """Regions warped to squares, each through the whole network, as in R-CNN and the paper.
+
+    Args:
+        network: float32, channels last, with auxiliary classifiers where they take part.
+        head: Starts as given.
+        sampler: Draws the regions.
+        crop: Size, context and fill of the crops.
+        auxiliary_weight: Of each auxiliary classifier's loss; the paper's is 0.3.
+    """
+
+    def __init__(
+        self,
+        trunk: SharedTrunk,
+        head: RegionHead,
+        sampler: RegionSampler,
+        crop: CropConfig,
+        *,
+        auxiliary_weight: float = 0.0,
+    ) -> None:
+        self.network, self.preprocessing = trunk.network, trunk.preprocessing
+        self.head, self.sampler, self.crop = head, sampler, crop
+        self.auxiliary_weight = auxiliary_weight
+        self.num_photos = len(sampler.records)
+        self.config = sampler.config
+        self.device = self.network.device
+        self.parts = _choose_parts(self.network, head, self.config.train_from)
+        self._first = BLOCKS.index(self.config.train_from)
+        self._frozen = _prepared(self.network, self._first)
+
+    def loss(self, draw: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a draw: see ``detect.training.Objective``."""
+        sample = self.sampler(draw, generator)
+        ...
+        raise NotImplementedError
+
+
+def _final_loss(
+    head: RegionHead,
+    features: Tensor,
+    regions: LabelledRegions,
+    config: SamplingConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """Apply dropout and the head; return the mean loss of the regions and what to log."""
+    dropout = config.dropout
+    kept = torch.rand(features.shape, generator=generator) >= dropout
+    features = features.float() * kept.to(features.device) / (1 - dropout)
+    class_losses, box_losses, logits = region_losses(head, features, regions, config.box_weight)
+    count = max(1, len(regions.labels))
+    loss = (class_losses.sum() + box_losses.sum()) / count
+    return loss, summarise_losses(class_losses, box_losses, logits, regions.labels)
+
+
+def _choose_parts(network: GoogLeNet, head: RegionHead, train_from: str) -> list[Part]:
+    """Let the blocks from one on ask for gradients, and no other.
+
+    Raises:
+        ValueError: If the network has no such block.
+    """
+    if train_from not in BLOCKS:
+        raise ValueError(f"train_from={train_from!r}: must be one of {', '.join(BLOCKS)}")
+    network.requires_grad_(False)
+    blocks: list[nn.Module] = [
+        getattr(network, f"inception{name}")
+        for name in BLOCKS[max(1, BLOCKS.index(train_from)) :]
+    ]
+    if train_from == "conv":
+        blocks = [network.conv1, network.conv2, network.conv3, *blocks]
+    trained = nn.ModuleList(blocks).requires_grad_(True)
+    return [Part(trained), Part(head.requires_grad_(True), fresh=True)]
+
+
+def _prepared(network: GoogLeNet, first: int) -> GoogLeNet:
+    device = network.device
+    return prepare_network(network, dtype=best_precision(device), device=device)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    enabled = best_precision(device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
