@@ -23,7 +23,7 @@ from detect.region_training import (
     region_losses,
     summarise_losses,
 )
-from detect.shared_geometry import resize_image
+from detect.shared_geometry import map_boxes, resize_image
 from detect.shared_trunk import SharedTrunk
 from detect.training import Part
 
@@ -49,54 +49,44 @@ class SharedObjective:
         self._frozen = _prepared(trunk.network, self._first)
         self._prepared = SharedTrunk(self._frozen, trunk.preprocessing, trunk.config)
 
-    def loss(self, draw: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a draw: see ``detect.training.Objective``."""
+    @torch.no_grad()
+    def prepare(self, draw: int, generator: torch.Generator) -> tuple[Tensor, LabelledRegions]:
+        """Return what the trained part takes of a draw: see ``detect.training.Objective``."""
         sample = self.sampler(draw, generator)
-        config, size = self.config, (sample.image.shape[-2], sample.image.shape[-1])
-        octaves = config.scale_jitter * (2 * torch.rand((), generator=generator).item() - 1)
-        factor = self.trunk.config.pyramid[sample.level] * 2**octaves
-        fixed = self._fixed_part(sample, factor, generator)
-        regions = sample.regions.to(self.device)
-        with _autocast(self.device):
-            maps = fixed if self._first > 7 else self._trained_part(fixed)
-        regions = self._choose(maps, regions, size, factor)
-        with _autocast(self.device):
-            if maps.requires_grad:
-                pooled = self.trunk.pooled_regions(maps, regions.boxes, size, factor)
-            else:
-                pooled = self._prepared.pooled_regions(maps, regions.boxes, size, factor)
-            features = self.trunk.network.inception5(pooled)
-        return _final_loss(self.head, features, regions, config, generator)
-
-    @torch.no_grad()
-    def _fixed_part(self, sample: Sample, factor: float, generator: torch.Generator) -> Tensor:
-        """Run what is not trained."""
-        image = resize_image(sample.image.to(self.device), self.trunk.config, factor)
+        image = resize_image(sample.image.to(self.device), sample.scale)
         image = distort_colours(image, self.config.colour_jitter, generator)
-        inputs = self.trunk.preprocessing(image)
-        if not self._first:
-            return inputs
-        last = MAP_BLOCKS[min(self._first, len(MAP_BLOCKS)) - 1]
-        return self._frozen.map_blocks(inputs.to(self._frozen.dtype), "conv", last)
+        maps = self.trunk.preprocessing(image)
+        if self._first:
+            last = MAP_BLOCKS[min(self._first, len(MAP_BLOCKS)) - 1]
+            maps = self._frozen.map_blocks(maps.to(self._frozen.dtype), "conv", last)
+        size = (sample.image.shape[-2], sample.image.shape[-1])
+        boxes = map_boxes(sample.regions.boxes, size, sample.scale)
+        return maps, boxes.to(self.device), sample.regions.to(self.device)
 
-    def _trained_part(self, fixed: Tensor) -> Tensor:
-        return self.trunk.network.map_blocks(fixed, self.config.train_from, "4e")
+    def loss(self, prepared, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a draw: see ``detect.training.Objective``."""
+        maps, boxes, regions = prepared
+        with _autocast(self.device):
+            if self._first < len(MAP_BLOCKS):
+                maps = self.trunk.network.map_blocks(maps, self.config.train_from, "4e")
+        chosen = self._choose(maps, boxes, regions)
+        regions = regions[chosen]
+        with _autocast(self.device):
+            trunk = self.trunk if maps.requires_grad else self._prepared
+            features = self.trunk.network.inception5(trunk.pooled_boxes(maps, boxes[chosen]))
+        return _final_loss(self.head, features, regions, self.config, generator)
 
     @torch.no_grad()
-    def _choose(
-        self, maps: Tensor, regions: LabelledRegions, size: tuple[int, int], factor: float
-    ) -> LabelledRegions:
-        """Keep the regions that the network is most wrong about."""
+    def _choose(self, maps: Tensor, boxes: Tensor, regions: LabelledRegions) -> Tensor:
+        """Return the places of the regions that the network is most wrong about."""
         count = self.config.regions_per_photo
-        if len(regions.boxes) <= count:
-            return regions
+        if len(boxes) <= count:
+            return torch.arange(len(boxes), device=boxes.device)
         with _autocast(self.device):
-            pooled = self._prepared.pooled_regions(
-                maps.detach().to(self._frozen.dtype), regions.boxes, size, factor
-            )
+            pooled = self._prepared.pooled_boxes(maps.detach().to(self._frozen.dtype), boxes)
             features = self.trunk.network.inception5(pooled).float()
         losses = region_losses(self.head, features, regions, self.config.box_weight)
-        return regions[hardest(losses[0] + losses[1], regions.boxes, count)]
+        return hardest(losses[0] + losses[1], regions.boxes, count)
 
 
 class CropObjective:

@@ -6,8 +6,9 @@ on the box offsets of foreground regions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,9 +19,11 @@ from detect.data.records import Record
 from detect.data.regions import LabelledRegions, label_regions, sample_regions
 from detect.heads import RegionHead, encode_boxes
 from detect.images import read_image
-from detect.shared_geometry import SharedTrunkConfig, region_levels
+from detect.shared_geometry import SharedTrunkConfig, region_levels, resized_size
 from detect.training import photo_of
 
+_FROM_OBJECTS = 0.75  # share of draws whose level and window are those of an object
+_NO_LIMIT = 1 << 30
 _DUPLICATE_IOU = 0.7  # among hard regions, only the hardest of those that overlap this much
 
 
@@ -39,6 +42,7 @@ class SamplingConfig:
     jittered_truth: int = 0  # random boxes about each object that join the proposals
     mirror: bool = True  # every second photo left to right
     scale_jitter: float = 0.25  # octaves up or down that a level's size varies, shared trunk
+    window: int = 512  # pixels of a level, at most, that a draw sees a side; shared trunk
     colour_jitter: float = 0.2  # brightness, contrast and saturation vary by this share
     dropout: float = 0.4  # share of the features dropped; the paper's
     box_weight: float = 1.0  # weight of the box loss; Fast R-CNN
@@ -54,17 +58,17 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """Regions of one photo, mirrored with it or not.
+    """Regions of one photo, or of a part of it, mirrored or not.
 
     Attributes:
         image: RGB uint8, ``[3, H, W]``.
-        regions: Candidates for learning.
-        level: Of the shared trunk's pyramid, from which all of them are cut.
+        regions: Candidates for learning, in pixels of the image.
+        scale: How the image enters a shared trunk.
     """
 
     image: Tensor
     regions: LabelledRegions
-    level: int
+    scale: SharedTrunkConfig
 
 
 class RegionSampler:
@@ -76,7 +80,8 @@ class RegionSampler:
         num_classes: Without background.
         config: How to draw.
         seed: Of the order of photos.
-        pyramid: Levels of a shared trunk; without it, all regions of a photo are drawn together.
+        pyramid: Of a shared trunk: the regions of a draw come from one level, and from a window of
+            it. None: from the whole photo.
     """
 
     def __init__(
@@ -107,7 +112,9 @@ class RegionSampler:
             near = jitter_boxes(record.boxes, config.jittered_truth, size, generator)
             proposals = torch.cat([near, proposals])
         regions = label_regions(proposals, record, self.num_classes, config.foreground_iou)
-        regions, level = self._choose_level(regions, len(record.boxes), size, generator)
+        scale = SharedTrunkConfig()
+        if self.pyramid is not None and len(regions.boxes):
+            image, regions, scale = self._at_a_level(image, regions, self.pyramid, generator)
         regions = sample_regions(
             regions,
             config.candidates_per_photo,
@@ -116,25 +123,62 @@ class RegionSampler:
             generator=generator,
         )
         if config.mirror and torch.rand((), generator=generator) < 0.5:
-            image, regions = image.flip(-1), regions.mirrored(size[1])
-        return Sample(image, regions, level)
+            regions = regions.mirrored(image.shape[-1])
+            image = image.flip(-1)
+        return Sample(image, regions, scale)
 
-    def _choose_level(
+    def _at_a_level(
         self,
+        image: Tensor,
         regions: LabelledRegions,
-        num_objects: int,
-        size: tuple[int, int],
+        pyramid: SharedTrunkConfig,
         generator: torch.Generator,
-    ) -> tuple[LabelledRegions, int]:
-        """Keep the regions of one level, three times in four that of an object drawn at random."""
-        if self.pyramid is None or len(self.pyramid.pyramid) == 1 or not len(regions.boxes):
-            return regions, 0
-        levels = region_levels(regions.boxes, size, self.pyramid)
-        from_object = torch.rand((), generator=generator) < 0.75
-        objects = (regions.labels < self.num_classes).nonzero().flatten()[:num_objects]
-        pool = levels[objects] if from_object and len(objects) else levels
-        level = int(pool[torch.randint(len(pool), (), generator=generator)])
-        return regions[levels == level], level
+    ) -> tuple[Tensor, LabelledRegions, SharedTrunkConfig]:
+        """Keep the regions of one level in one window about a region drawn at random."""
+        size = (image.shape[-2], image.shape[-1])
+        levels = region_levels(regions.boxes, size, pyramid)
+        centre = self._draw_centre(regions, generator)
+        level = int(levels[centre])
+        octaves = self.config.scale_jitter * (2 * torch.rand((), generator=generator).item() - 1)
+        height, width = resized_size(size, pyramid, pyramid.pyramid[level] * 2**octaves)
+        zoom = (height * width / (size[0] * size[1])) ** 0.5
+        x, y, w, h = _window(
+            regions.boxes[centre], size, round(self.config.window / zoom), generator
+        )
+        inside = (regions.boxes >= regions.boxes.new_tensor([x, y, x, y])).all(dim=1)
+        inside &= (regions.boxes <= regions.boxes.new_tensor([x + w, y + h] * 2)).all(dim=1)
+        inside[centre] = True
+        scale = replace(
+            pyramid, shorter_side=max(1, round(min(w, h) * zoom)), max_side=_NO_LIMIT, pyramid=[1.0]
+        )
+        kept = regions[inside & (levels == level)].shifted(-x, -y)
+        return image[:, y : y + h, x : x + w], kept, scale
+
+    def _draw_centre(self, regions: LabelledRegions, generator: torch.Generator) -> int:
+        """Choose a region: three times in four one that shows an object."""
+        foreground = (regions.labels < self.num_classes).nonzero().flatten()
+        objects = foreground[foreground < regions.num_objects]
+        if len(objects) and torch.rand((), generator=generator) < _FROM_OBJECTS:
+            return int(objects[torch.randint(len(objects), (), generator=generator)])
+        return int(torch.randint(len(regions.labels), (), generator=generator))
+
+
+def _window(
+    box: Tensor, image_size: tuple[int, int], side: int, generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Place a window at random so that it holds a box: left, top, width, height.
+
+    It is as large as asked for, or as the box, or as the image where that is smaller.
+    """
+    place = []
+    for axis, limit in ((0, image_size[1]), (1, image_size[0])):
+        low, high = math.floor(box[axis].item()), math.ceil(box[axis + 2].item())
+        length = min(limit, max(side, high - low))
+        first, last = max(0, high - length), min(low, limit - length)
+        at = torch.rand((), generator=generator).item()
+        place.append((round(first + at * (max(first, last) - first)), length))
+    (x, width), (y, height) = place
+    return x, y, width, height
 
 
 def jitter_boxes(

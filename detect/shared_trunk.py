@@ -79,7 +79,10 @@ class SharedTrunk(nn.Module):
         Returns:
             What inception 5 takes, ``[N, 832, 7, 7]``.
         """
-        boxes = map_boxes(boxes, image_size, self.config, factor)
+        return self.pooled_boxes(maps, map_boxes(boxes, image_size, self.config, factor))
+
+    def pooled_boxes(self, maps: Tensor, boxes: Tensor) -> Tensor:
+        """Do the same for boxes ``[N, 4]`` in the coordinates of the map."""
         pool = self.network.pool4
         if isinstance(pool, CompiledMaxPool):
             return sample_and_pool(maps, boxes, pool.kernel_size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,13 +74,17 @@ class Objective(Protocol):
     parts: Sequence[Part]
     num_photos: int
 
-    def loss(self, draw: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a draw and what to log of it.
+    def prepare(self, draw: int, generator: torch.Generator) -> Any:
+        """Do what a draw needs before the trained part; it may be done ahead of its step.
 
         Args:
             draw: Counts all draws of the training from 0; photo ``photo_of(draw)``.
             generator: Of the draw; nothing else may be random.
         """
+        ...
+
+    def loss(self, prepared: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a prepared draw and what to log of it."""
         ...
 
 
@@ -124,6 +128,7 @@ class Trainer:
         self.optimizer = _optimizer(objective.parts, config)
         self.average = PolyakAverage(self.parameters, config.average_decay)
         self.next_step = 0
+        self._ahead: list[Future[tuple[Any, torch.Generator]]] = []
         self.draws_per_step = config.photos_per_step * self.group.size
         workers = 1 if self.device.type == "cuda" else min(config.photos_per_step, threads or 99)
         self._pool = ThreadPoolExecutor(min(workers, os.cpu_count() or 1), initializer=_use_a_core)
@@ -136,8 +141,11 @@ class Trainer:
     def step(self) -> StepStats:
         """Update the weights once."""
         config, step = self.config, self.next_step
-        first = step * self.draws_per_step + self.group.rank * config.photos_per_step
-        results = list(self._pool.map(self._gradients, range(first, first + config.photos_per_step)))
+        prepared = self._ahead or self._start_preparing(step)
+        futures = [self._pool.submit(self._gradients, each) for each in prepared]
+        # Threads that have no draw of this step left go on with the next, which needs no weights.
+        self._ahead = self._start_preparing(step + 1) if step + 1 < config.steps else []
+        results = [future.result() for future in futures]
         factor = learning_rate_factor(
             step,
             steps=config.steps,
@@ -156,9 +164,19 @@ class Trainer:
         losses = self.group.gather([losses for _, losses in results])
         return StepStats(step, config.learning_rate * factor, _nanmeans(losses))
 
-    def _gradients(self, draw: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
+    def _start_preparing(self, step: int) -> list[Future[tuple[Any, torch.Generator]]]:
+        first = step * self.draws_per_step + self.group.rank * self.config.photos_per_step
+        draws = range(first, first + self.config.photos_per_step)
+        return [self._pool.submit(self._prepare, draw) for draw in draws]
+
+    def _prepare(self, draw: int) -> tuple[Any, torch.Generator]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + draw)
-        loss, losses = self.objective.loss(draw, generator)
+        return self.objective.prepare(draw, generator), generator
+
+    def _gradients(
+        self, prepared: Future[tuple[Any, torch.Generator]]
+    ) -> tuple[tuple[Tensor, ...], dict[str, float]]:
+        loss, losses = self.objective.loss(*prepared.result())
         return torch.autograd.grad(loss, self.parameters, materialize_grads=True), losses
 
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -194,6 +212,7 @@ class Trainer:
                     for key in keys
                 }
         self.next_step = int(metadata["step"])
+        self._ahead = []
 
 
 def photo_of(draw: int, num_photos: int, seed: int) -> int:

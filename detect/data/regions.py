@@ -20,11 +20,13 @@ class LabelledRegions:
         labels: Class from 0; ``num_classes`` is background, int64 ``[N]``.
         targets: The ground-truth box each region overlaps most, ``[N, 4]``; of no meaning for
             background.
+        num_objects: How many of the first boxes are ground truth, before any selection.
     """
 
     boxes: Tensor
     labels: Tensor
     targets: Tensor
+    num_objects: int = 0
 
     def __getitem__(self, keep: Tensor) -> LabelledRegions:
         """Select regions by indices or a mask."""
@@ -35,6 +37,11 @@ class LabelledRegions:
         return LabelledRegions(
             self.boxes.to(device), self.labels.to(device), self.targets.to(device)
         )
+
+    def shifted(self, x: float, y: float) -> LabelledRegions:
+        """Return the regions moved by pixels."""
+        by = self.boxes.new_tensor([x, y, x, y])
+        return LabelledRegions(self.boxes + by, self.labels, self.targets + by)
 
     def mirrored(self, width: int) -> LabelledRegions:
         """Return the regions of the image flipped left to right."""
@@ -70,8 +77,9 @@ def label_regions(
     overlap, best = box_iou(boxes, record.boxes).max(dim=1)
     foreground = overlap >= foreground_iou
     labels = torch.where(foreground, record.labels[best], background)
-    regions = LabelledRegions(boxes, labels, record.boxes[best])
-    return regions[~(foreground & record.difficult[best])]
+    keep = ~(foreground & record.difficult[best])
+    num_objects = int(keep[: len(record.boxes)].sum())
+    return LabelledRegions(boxes[keep], labels[keep], record.boxes[best][keep], num_objects)
 
 
 def sample_regions(
