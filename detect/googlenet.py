@@ -151,12 +151,15 @@ class AuxiliaryClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, ``[N, num_classes]``."""
+        return self.fc2(self.dropout(self.hidden(x)))  # type: ignore[no-any-return]
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return what the last layer sees before dropout, ``[N, 1024]``."""
         if self.layout == "paper":
             x = F.avg_pool2d(x, 5, stride=3, ceil_mode=True)
         else:
             x = F.adaptive_avg_pool2d(x, (4, 4))
-        x = F.relu(self.fc1(torch.flatten(self.conv(x), 1)))
-        return self.fc2(self.dropout(x))  # type: ignore[no-any-return]
+        return F.relu(self.fc1(torch.flatten(self.conv(x), 1)))
 
 
 class GoogLeNet(nn.Module):
