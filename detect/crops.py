@@ -33,6 +33,12 @@ class CropConfig:
         if not 0 <= 2 * self.context < self.size:
             raise ValueError(f"context {self.context} leaves no room in size {self.size}")
 
+    @classmethod
+    def with_mean(cls, mean: tuple[float, float, float]) -> CropConfig:
+        """Return the defaults for a network that takes this RGB colour to zero."""
+        red, green, blue = map(round, mean)
+        return cls(fill=(red, green, blue))
+
 
 def crop_boxes(image: Tensor, boxes: Tensor, config: CropConfig) -> Tensor:
     """Warp the regions of an image to squares, on the device of the image.

@@ -108,7 +108,7 @@ class Detector:
         elif backend == "torch":
             if not isinstance(checkpoint, Checkpoint):
                 checkpoint = load_checkpoint(checkpoint)
-            place, names = _choose_device(device), checkpoint.class_names
+            place, names = choose_device(device), checkpoint.class_names
             classifier = build_classifier(
                 checkpoint,
                 device=place,
@@ -132,7 +132,12 @@ def _on_onnxruntime(
     return made, made.class_names
 
 
-def _choose_device(name: str | torch.device | None) -> torch.device:
+def choose_device(name: str | torch.device | None) -> torch.device:
+    """Return the device of this name; of None a GPU where there is one.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -44,6 +45,14 @@ class Group:
         distributed.all_gather_object(gathered, list(items))
         return [item for part in gathered for item in part]
 
+    def from_first(self, item: _Item) -> _Item:
+        """Give all processes the first one's value."""
+        if self.size == 1:
+            return item
+        items = [item]
+        distributed.broadcast_object_list(items)
+        return items[0]
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
@@ -56,7 +65,10 @@ def process_group(device: torch.device) -> Iterator[Group]:
     if "WORLD_SIZE" not in os.environ:
         yield Group()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Others wait while the first one computes proposals, for as long as that takes.
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=2)
+    )
     try:
         yield Group(distributed.get_rank(), distributed.get_world_size())
     finally:

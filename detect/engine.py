@@ -123,12 +123,11 @@ def assemble(
         config = replace(checkpoint.shared, shorter_side=side)
         trunk = SharedTrunk(network, checkpoint.preprocessing, config)
         return SharedTrunkClassifier(trunk, head, batch_size=batch_size, workers=workers)
-    red, green, blue = map(round, checkpoint.preprocessing.mean)
     return RegionClassifier(
         network,
         head,
         preprocessing=checkpoint.preprocessing,
-        crop=CropConfig(fill=(red, green, blue)),
+        crop=CropConfig.with_mean(checkpoint.preprocessing.mean),
         batch_size=batch_size,
         workers=workers,
     )

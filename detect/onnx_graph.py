@@ -56,13 +56,12 @@ def export_in_memory(
         graphs = {TRUNK: _trunk(checkpoint), REGIONS: _regions(checkpoint)}
     else:
         raise ValueError(f"regions={chosen}: choose shared or crops")
-    red, green, blue = map(round, checkpoint.preprocessing.mean)
     return ExportedDetector(
         {name: graph.serialise(name, opset) for name, graph in graphs.items()},
         chosen,
         checkpoint.class_names,
         checkpoint.preprocessing,
-        CropConfig(fill=(red, green, blue)),
+        CropConfig.with_mean(checkpoint.preprocessing.mean),
         checkpoint.shared,
     )
 

@@ -142,7 +142,7 @@ class RegionSampler:
         octaves = self.config.scale_jitter * (2 * torch.rand((), generator=generator).item() - 1)
         height, width = resized_size(size, pyramid, pyramid.pyramid[level] * 2**octaves)
         zoom = (height * width / (size[0] * size[1])) ** 0.5
-        x, y, w, h = _window(
+        x, y, w, h = place_window(
             regions.boxes[centre], size, round(self.config.window / zoom), generator
         )
         inside = (regions.boxes >= regions.boxes.new_tensor([x, y, x, y])).all(dim=1)
@@ -163,7 +163,7 @@ class RegionSampler:
         return int(torch.randint(len(regions.labels), (), generator=generator))
 
 
-def _window(
+def place_window(
     box: Tensor, image_size: tuple[int, int], side: int, generator: torch.Generator
 ) -> tuple[int, int, int, int]:
     """Place a window at random so that it holds a box: left, top, width, height.

@@ -11,8 +11,6 @@ from detect.config import MISSING, build, register
 from detect.detector import Detector
 from detect.merging import MergeConfig
 from detect.onnx_files import DESCRIPTION
-from detect.shared_geometry import SharedTrunkConfig
-from detect.training import TrainingConfig
 
 
 @dataclass
@@ -33,22 +31,6 @@ class DetectConfig:
     drawn: bool = True  # whether to draw the detections on every photo
     draw_threshold: float = 0.5  # least score of a drawn detection, 0 to 1
     overwrite: bool = False  # start again where out/ holds results of other settings
-
-
-@dataclass
-class TrainConfig:
-    """Settings of tools/train.py."""
-
-    out: str = MISSING  # folder of the checkpoint, the log and the state to go on from
-    weights: str = MISSING  # ImageNet GoogLeNet: .caffemodel, .safetensors, .pth or torchvision
-    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=train, data.class_names
-    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
-    cache: str = "cache"  # folder of proposals and stem maps, kept between trainings
-    shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    device: str = "cpu"  # cpu or cuda
-    threads: int = 0  # photos in work at the same time; 0: one a core
-    save_minutes: float = 3.0  # between two saved states
 
 
 @dataclass
@@ -74,7 +56,6 @@ class RecallConfig:
 
 
 register("detect", DetectConfig)
-register("train", TrainConfig)
 register("propose", ProposeConfig)
 register("recall", RecallConfig)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,7 +47,6 @@ class TrainingConfig:
     schedule: str = "cosine"  # cosine, steps (R-CNN), exponential (the paper: -4 % in 8 epochs)
     warmup_steps: int = 100  # linear rise of the learning rate before the schedule
     average_decay: float = 0.999  # of the running (Polyak) average that is the final model
-    seed: int = 0  # of the head's start, the order of photos, sampling, distortions and dropout
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -109,6 +109,7 @@ class Trainer:
     Args:
         objective: Its parameters, already asking for gradients, and its loss.
         config: The recipe.
+        seed: Of everything random in the draws.
         threads: Draws computed at the same time on a CPU; 0: one a core.
         group: The processes that train together.
     """
@@ -118,10 +119,11 @@ class Trainer:
         objective: Objective,
         config: TrainingConfig,
         *,
+        seed: int = 0,
         threads: int = 0,
         group: Group | None = None,
     ) -> None:
-        self.objective, self.config = objective, config
+        self.objective, self.config, self.seed = objective, config, seed
         self.group = group or Group()
         self.parameters = [p for part in objective.parts for p in part.module.parameters()]
         self.device = self.parameters[0].device
@@ -170,7 +172,7 @@ class Trainer:
         return [self._pool.submit(self._prepare, draw) for draw in draws]
 
     def _prepare(self, draw: int) -> tuple[Any, torch.Generator]:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + draw)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
         return self.objective.prepare(draw, generator), generator
 
     def _gradients(
@@ -178,6 +180,18 @@ class Trainer:
     ) -> tuple[tuple[Tensor, ...], dict[str, float]]:
         loss, losses = self.objective.loss(*prepared.result())
         return torch.autograd.grad(loss, self.parameters, materialize_grads=True), losses
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the parameters be their running average, for a while."""
+        values = [parameter.detach().clone() for parameter in self.parameters]
+        self.average.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, values, strict=True):
+                    parameter.copy_(value)
 
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Write everything that :meth:`restore` needs, atomically."""

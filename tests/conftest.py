@@ -14,7 +14,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from PIL import Image
+
 from detect.checkpoint import Checkpoint, save_checkpoint
+from detect.data.records import Record
 from detect.googlenet import GoogLeNet
 from detect.heads import RegionHead
 from detect.shared_geometry import SharedTrunkConfig
@@ -57,3 +60,19 @@ def photo() -> torch.Tensor:
     image[0, 10:40, 15:50] = 220
     image[1, 25:55, 40:75] = 180
     return image.to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def square_records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Three dark photos of 80 x 110 with one bright square each: left, in the middle, right."""
+    folder = tmp_path_factory.mktemp("squares")
+    records = []
+    for i, x in enumerate((10, 40, 70)):
+        pixels = torch.randint(0, 60, (80, 110, 3), generator=torch.Generator().manual_seed(i))
+        pixels[20:50, x : x + 30] += 180
+        path = folder / f"{i}.png"
+        Image.fromarray(pixels.to(torch.uint8).numpy()).save(path)
+        box = torch.tensor([[x, 20, x + 30, 50]], dtype=torch.float32)
+        label, easy = torch.tensor([i % 2]), torch.tensor([False])
+        records.append(Record(str(i), path, 110, 80, box, label, easy, image_id=i + 1))
+    return records

@@ -16,6 +16,13 @@ from detect.data.problems import InputError
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 
 
+class SomeSkipped(SystemExit):
+    """Leave with status 1: done, but for some inputs, which were named."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
 @contextmanager
 def refusing(tool: str, config: DictConfig) -> Iterator[None]:
     """Turn what is wrong with the request into one line and exit status 2, Ctrl-C into 130."""
@@ -39,6 +46,8 @@ def run(tool: str, main: Callable[[], None]) -> None:
         main()
     except ConfigError as error:
         sys.exit(_refuse(tool, error))
+    except SomeSkipped:
+        raise
     except SystemExit as stop:
         sys.exit(2 if stop.code == 1 else stop.code)
 

@@ -1,0 +1,94 @@
+"""The end of a training: the best checkpoint's precision, and the report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detect.checkpoint import load_checkpoint, save_checkpoint
+from detect.engine import check_precision
+from detect.images import read_image
+from detect.scoring import Scores
+from detect.train_data import TrainingData, TrainingRun
+from detect.training_report import TrainingExample, choose_examples, write_training_report
+from detect.validation import Validator
+from detect.workers import available_cores
+
+_CHECKED_PHOTOS, _CHECKED_REGIONS = 16, 100  # that bfloat16 is compared with float32 on
+_EXAMPLES = 12
+
+
+def make_validator(run: TrainingRun) -> Validator | None:
+    """Make what measures a network in training; nothing where no photos are held back."""
+    if not run.data.validation:
+        return None
+    return Validator(
+        run.data.validation,
+        run.data.proposals,
+        merge=run.settings.merge,
+        metric=run.settings.validation.metric,
+        threads=run.settings.threads,
+    )
+
+
+def finish(run: TrainingRun, rows: list[dict[str, Any]], validator: Validator | None) -> None:
+    """Check the best checkpoint's precision and write the report."""
+    best = load_checkpoint(run.checkpoint_path)
+    if best.precision_check is None:
+        best.precision_check = check_precision(best, _some_regions(run.data))
+        save_checkpoint(run.checkpoint_path, best)
+    run.say(f"bfloat16 against float32: {best.precision_check}")
+    if not run.settings.report:
+        return
+    scores, examples = None, []
+    if validator is not None:
+        with run.progress(len(validator.records), "validation photos") as bar:
+            found = validator.detect(best, bar.update)
+        scores = validator.score(found, best.class_names)
+        for place in choose_examples(validator.records, _EXAMPLES, run.settings.seed):
+            record = validator.records[place]
+            assert record.path is not None
+            image = read_image(record.path)
+            examples.append(TrainingExample(record.name, image, record, found[place]))
+    path = run.out / "report.html"
+    write_training_report(
+        path,
+        title=run.out.name,
+        rows=rows,
+        scores=scores,
+        examples=examples,
+        facts=_facts(run, rows, scores),
+        notes=[*run.data.notes, *(f"{name}: {why}" for name, why in run.data.skipped)],
+        recipe=run.recipe,
+    )
+    run.say(f"open {path}")
+
+
+def _some_regions(data: TrainingData) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield image and proposals of some training photos, ``[3, H, W]`` and ``[n, 4]``."""
+    for record in data.train[:_CHECKED_PHOTOS]:
+        assert record.path is not None
+        yield read_image(record.path), data.proposals[record.name][:_CHECKED_REGIONS]
+
+
+def _facts(
+    run: TrainingRun, rows: Sequence[Mapping[str, Any]], scores: Scores | None
+) -> dict[str, str]:
+    """Return what stands at the head of the report."""
+    data = run.data
+    objects = sum(len(record.labels) for record in data.train)
+    seconds = sum(row.get("seconds") or 0.0 for row in rows)
+    facts = {
+        "training photos": f"{len(data.train):,} with {objects:,} objects",
+        "classes": f"{len(data.class_names)}",
+        "validation photos": f"{len(data.validation):,}",
+        "time in steps": f"{seconds / 60:.0f} minutes",
+        "machine": f"{available_cores()} cores, {platform.machine()}, torch {torch.__version__}",
+    }
+    if scores is not None:
+        facts["measured by"] = scores.rules
+    return facts
