@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect.checkpoint import Checkpoint, load_checkpoint
+from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from detect.data.labelled import LabelledPhotos
 from detect.detector import choose_device
 from detect.distributed import process_group
@@ -78,13 +78,12 @@ def load_start(settings: TrainConfig) -> Checkpoint:
         ValueError: If the file cannot be used.
     """
     auxiliary = isinstance(settings.head, SoftmaxConfig) and settings.head.auxiliary_weight > 0
-    if settings.checkpoint is not None:
+    if settings.weights is None:
         if auxiliary:
-            raise ValueError("head.auxiliary_weight needs weights=FILE: checkpoints have no such")
-        start = load_checkpoint(settings.checkpoint)
+            raise ValueError("head.auxiliary_weight needs weights=FILE: a checkpoint has none")
+        start = load_checkpoint(settings.checkpoint or BUNDLED)
         start.regions, start.shared = settings.regions, settings.shared
         return start
-    assert settings.weights is not None
     network = load_imagenet(settings.weights, auxiliary=auxiliary)
     network.fc = nn.Identity()
     network.to(memory_format=torch.channels_last)

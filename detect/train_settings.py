@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from detect.checkpoint import file_digest
+from detect.checkpoint import BUNDLED, file_digest
 from detect.config import MISSING, register
 from detect.merging import MergeConfig
 from detect.region_training import SamplingConfig
@@ -37,7 +37,7 @@ class TrainConfig:
 
     out: str = MISSING  # folder of the checkpoint, the logs, the report and the state to go on from
     weights: str | None = None  # ImageNet GoogLeNet: .caffemodel, .safetensors, .pth, torchvision
-    checkpoint: str | None = None  # detector to start from, in place of weights
+    checkpoint: str | None = None  # detector to start from; without weights, the bundled one
     data: Any = MISSING  # voc (the default), coco or ilsvrc, with data.root=FOLDER, data.split=...
     photos: int = 0  # training photos, at most, chosen at random; 0: all
     only_classes: list[str] = field(default_factory=list)  # learn these alone, from their photos
@@ -71,8 +71,8 @@ def check_settings(settings: TrainConfig) -> None:
     Raises:
         ValueError: If settings contradict each other; says which to change.
     """
-    if (settings.weights is None) == (settings.checkpoint is None):
-        raise ValueError("give either weights=FILE (ImageNet) or checkpoint=FILE; --help explains")
+    if settings.weights is not None and settings.checkpoint is not None:
+        raise ValueError("give either weights=FILE (ImageNet) or checkpoint=FILE, not both")
     if settings.regions not in REGIONS:
         raise ValueError(f"regions={settings.regions}: choose {' or '.join(REGIONS)}")
     if isinstance(settings.head, SoftmaxConfig):
@@ -97,6 +97,5 @@ def recipe_of(settings: TrainConfig, plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(settings: TrainConfig) -> str:
-    start = settings.weights or settings.checkpoint
-    assert start is not None
-    return start if start == "torchvision" else file_digest(start)
+    start = settings.weights or settings.checkpoint or BUNDLED
+    return str(start) if start == "torchvision" else file_digest(start)

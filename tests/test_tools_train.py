@@ -1,16 +1,21 @@
-"""tools/train.py as a user runs it, on a VOC tree of three small photos."""
+"""tools/train.py as a user runs it, on a VOC tree of a few small photos."""
 
 from __future__ import annotations
 
+import csv
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
@@ -21,8 +26,20 @@ from tools import train as tool
 
 XML = """<annotation>
 <filename>{name}.jpg</filename><size><width>90</width><height>70</height></size>
-<object><name>cat</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>11</ymin>
+<object><name>{cls}</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>11</ymin>
 <xmax>50</xmax><ymax>50</ymax></bndbox></object></annotation>"""
+CLASSES = ("cat", "dog", "cat", "dog")
+QUICK = (
+    "weights=googlenet.safetensors",
+    "training.steps=2",
+    "training.photos_per_step=2",
+    "shared.shorter_side=96",
+    "shared.pyramid=[0.7,1.0]",
+    "shared.region_side=40",
+    "sampling.regions_per_photo=6",
+    "sampling.candidates_per_photo=12",
+    "sampling.train_from=5b",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,72 +47,163 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / "voc" / part).mkdir(parents=True)
-    for i in range(3):
+    for i, cls in enumerate(CLASSES):
         pixels = np.random.default_rng(i).integers(0, 80, (70, 90, 3), np.uint8)
         pixels[10:50, 10:50] += 150
         Image.fromarray(pixels).save(folder / f"voc/JPEGImages/{i}.jpg")
-        (folder / f"voc/Annotations/{i}.xml").write_text(XML.format(name=i))
+        (folder / f"voc/Annotations/{i}.xml").write_text(XML.format(name=i, cls=cls))
     (folder / "voc/ImageSets/Main/train.txt").write_text("0\n1\n2\n")
+    (folder / "voc/ImageSets/Main/val.txt").write_text("3\n0\n")
     torch.manual_seed(0)
     save_file(caffe_tensors(GoogLeNet(9)), folder / "googlenet.safetensors")
     return folder
 
 
-def train(workplace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), "data.root=voc", *arguments]
-    return subprocess.run(command, cwd=workplace, capture_output=True, text=True)
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "tools" / "train.py"), "data.root=voc", *arguments]
 
 
-QUICK = ("weights=googlenet.safetensors", "training.steps=2", "shared.shorter_side=96")
+def train_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the tool in this process; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "data.root=voc", *arguments])
+    try:
+        command_line.run("train", tool.main)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
-def test_training_makes_a_checkpoint_that_detects(workplace, monkeypatch) -> None:
-    done = train(workplace, *QUICK, "out=one", "data.class_names=[cat]")
+def test_training_makes_a_checkpoint_a_report_and_logs(workplace, monkeypatch) -> None:
+    given = (*QUICK, "out=one", "validation.split=val", "validation.every=1")
+    done = subprocess.run(command(*given), cwd=workplace, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "3 photos, 3 to prepare" in done.stdout
-    checkpoint = load_checkpoint(workplace / "one" / "checkpoint.safetensors")
-    assert checkpoint.class_names == ("cat",)
+    assert "4 photos to propose boxes on: about" in done.stdout
+    assert "step 1: mAP" in done.stdout
+    out = workplace / "one"
+    checkpoint = load_checkpoint(out / "checkpoint.safetensors")
+    assert checkpoint.class_names == ("cat", "dog")
     assert checkpoint.training["num_photos"] == 3
-    assert len((workplace / "one" / "log.csv").read_text().splitlines()) == 3
+    assert checkpoint.shared.pyramid == [0.7, 1.0]
+    assert checkpoint.precision_check is not None
+    with (out / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
+    with (out / "validation.csv").open() as file:
+        assert [list(row) for row in csv.DictReader(file)] == [["step", "mAP", "AP cat", "AP dog"]] * 2
+    assert "<html" in (out / "report.html").read_text()
     monkeypatch.chdir(workplace)
     weights = "checkpoint=one/checkpoint.safetensors"
     monkeypatch.setattr(sys, "argv", ["detect.py", "voc/JPEGImages", weights, "out=found"])
     assert detect.main() == 0
 
 
+def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(
+    workplace, monkeypatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    given = (*QUICK, "training.steps=6", "report=false")
+    assert train_here(monkeypatch, *given, "out=whole") == 0
+    process = subprocess.Popen(command(*given, "save_minutes=0", "out=killed"), cwd=workplace)
+    state = workplace / "killed" / "state.safetensors"
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (workplace / "killed/checkpoint.safetensors").exists()
+    assert train_here(monkeypatch, *given, "out=killed") == 0
+    whole, resumed = (load_file(workplace / n / "checkpoint.safetensors") for n in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert len((workplace / "killed/log.csv").read_text().splitlines()) == 7
+
+
 def test_a_broken_photo_is_left_out_by_name_and_the_rest_is_trained_on(
     workplace, monkeypatch, capsys
 ) -> None:
-    (workplace / "voc/JPEGImages/3.jpg").write_bytes(b"broken")
-    (workplace / "voc/Annotations/3.xml").write_text(XML.format(name=3))
-    (workplace / "voc/ImageSets/Main/broken.txt").write_text("0\n3\n2\n")
+    shutil.copytree(workplace / "voc", workplace / "damaged", dirs_exist_ok=True)
+    (workplace / "damaged/JPEGImages/1.jpg").write_bytes(b"broken")
     monkeypatch.chdir(workplace)
-    settings = (*QUICK, "out=two", "data.class_names=[cat]", "data.split=broken")
-    monkeypatch.setattr(sys, "argv", ["train.py", "data.root=voc", *settings])
-    command_line.run("train", tool.main)
-    assert "left out: voc/JPEGImages/3.jpg: not an image" in capsys.readouterr().out
+    given = (*QUICK, "out=two", "data.class_names=[cat]", "data.root=damaged")
+    assert train_here(monkeypatch, *given) == 1
+    printed = capsys.readouterr().out
+    assert "left out: 1: not an image" in printed
+    assert "dog" in printed  # objects of another class, which are left out too
+    assert "not an image" in (workplace / "two/skipped.csv").read_text()
     assert load_checkpoint(workplace / "two/checkpoint.safetensors").training["num_photos"] == 2
+
+
+def test_a_share_of_the_photos_can_be_held_back_and_training_stops_early(
+    workplace, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(workplace)
+    changes = ("validation.fraction=0.34", "validation.every=1", "validation.patience=1")
+    # Nothing is found with this threshold: no validation is better than the first.
+    given = (*QUICK, *changes, "training.steps=5", "merge.score_threshold=0.99", "out=early")
+    assert train_here(monkeypatch, *given) == 0
+    assert "stopped after 2 steps: mAP does not rise any more" in capsys.readouterr().out
+    assert load_checkpoint(workplace / "early/checkpoint.safetensors").training["num_photos"] == 2
+
+
+def test_crops_are_trained_with_auxiliary_classifiers(workplace, monkeypatch) -> None:
+    monkeypatch.chdir(workplace)
+    changes = ("regions=crops", "head.auxiliary_weight=0.3", "sampling.train_from=4a", "out=crops")
+    few = ("sampling.regions_per_photo=2", "sampling.candidates_per_photo=2", "training.steps=1")
+    assert train_here(monkeypatch, *QUICK, *changes, *few, "report=false") == 0
+    checkpoint = load_checkpoint(workplace / "crops/checkpoint.safetensors")
+    assert checkpoint.regions == "crops"
+    assert "auxiliary_loss" in (workplace / "crops/log.csv").read_text()
+
+
+def test_training_goes_on_from_a_detector_by_default_the_bundled_one(
+    workplace, monkeypatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    given = [setting for setting in QUICK if not setting.startswith("weights")]
+    assert train_here(monkeypatch, *given, "out=bundled", "report=false") == 0
+    found = load_file(workplace / "bundled/checkpoint.safetensors")
+    bundled = load_file(ROOT / "detect/pretrained/voc2007.safetensors")
+    same = "network.inception4a.branch1.conv.weight"
+    assert torch.equal(found[same], bundled[same])
+    assert len(found["head.classifier.weight"]) == 3
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_with_the_doubled_batch(workplace) -> None:
+    given = (*QUICK, "report=false")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    two = [*torchrun, *command(*given, "out=both")[1:]]
+    one = command(*given, "training.photos_per_step=4", "out=alone")
+    for line in (two, one):
+        done = subprocess.run(line, cwd=workplace, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    both, alone = (load_file(workplace / n / "checkpoint.safetensors") for n in ("both", "alone"))
+    for key, value in alone.items():
+        torch.testing.assert_close(both[key].float(), value.float(), rtol=0.01, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("out=x",), "set weights=...; --help explains"),
-        (("out=x", "weights=absent.caffemodel"), "absent.caffemodel"),
-        (("out=x", "weights=googlenet.safetensors", "data.split=nowhere"), "nowhere.txt"),
+        (("weights=absent.caffemodel", "out=x"), "absent.caffemodel"),
+        (("weights=googlenet.safetensors",), "set out=...; --help explains"),
+        (("out=x", "data.split=nowhere"), "nowhere"),
         (("out=x", "traning.steps=1"), "did you mean training.steps"),
         (("out=x", "training.step=1"), "did you mean training.steps"),
-        (("out=x", "weights=googlenet.safetensors", "training.train_from=9z"), "train_from='9z'"),
+        (("out=x", "sampling.train_from=9z"), "train_from='9z'"),
+        (("out=x", "weights=googlenet.safetensors", "checkpoint=a"), "give either weights=FILE"),
+        (("out=x", "regions=boxes"), "regions=boxes: choose shared or crops"),
+        (("out=x", "weights=googlenet.safetensors", "head.auxiliary_weight=0.3"), "regions=crops"),
+        (("out=x", "only_classes=[unicorn]"), "unicorn"),
+        (("out=x", "validation.metric=kitti"), "choose voc or ilsvrc"),
+        (("out=x", "head=forest"), "forest"),
+        (("out=x", "experiment=quik"), "quik"),
     ],
 )
 def test_wrong_requests_end_with_one_line_and_status_2(
     workplace, monkeypatch, capsys, arguments, message
 ) -> None:
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(sys, "argv", ["train.py", "data.root=voc", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        command_line.run("train", tool.main)
-    assert stop.value.code == 2
+    assert train_here(monkeypatch, *arguments) == 2
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1, errors
