@@ -52,7 +52,11 @@ def fine_tune(run: TrainingRun, checkpoint: Checkpoint) -> None:
 
 
 def _validate(
-    run: TrainingRun, checkpoint: Checkpoint, validator: Validator | None, log: TrainingLog, step: int
+    run: TrainingRun,
+    checkpoint: Checkpoint,
+    validator: Validator | None,
+    log: TrainingLog,
+    step: int,
 ) -> bool:
     """Measure and, where it is the best so far, save a checkpoint; tell whether to stop."""
     if validator is None:

@@ -53,9 +53,7 @@ def resize_image(image: Tensor, config: SharedTrunkConfig, factor: float = 1.0) 
     return F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)
 
 
-def region_levels(
-    boxes: Tensor, image_size: tuple[int, int], config: SharedTrunkConfig
-) -> Tensor:
+def region_levels(boxes: Tensor, image_size: tuple[int, int], config: SharedTrunkConfig) -> Tensor:
     """Choose the level of the pyramid that each region is cut from.
 
     It is the level at which the square root of the region's area comes nearest to

@@ -108,5 +108,3 @@ def fit_classes(start: Checkpoint, class_names: tuple[str, ...], seed: int) -> C
                 outputs = len(class_names) + 1
                 classifier.fc2 = nn.Linear(classifier.fc2.in_features, outputs)
     return start
-
-

@@ -157,7 +157,7 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        gradients = self.group.mean([_mean(each) for each in zip(*(g for g, _ in results))])
+        gradients = self.group.mean([_mean(each) for each in zip(*(g for g, _ in results), strict=False)])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()

@@ -13,7 +13,6 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-
 from PIL import Image
 
 from detect.checkpoint import Checkpoint, save_checkpoint

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detect.crops import CropConfig, crop_boxes
 from detect.data.records import Record
@@ -161,7 +158,9 @@ def test_auxiliary_classifiers_need_the_blocks_below_them(square_records, propos
 @pytest.mark.parametrize("kind", ["shared", "crops"])
 def test_a_photo_without_any_region_has_no_loss(kind, square_records) -> None:
     record = square_records[0]
-    nothing = [Record("0", record.path, 110, 80, record.boxes[:0], record.labels[:0], record.difficult[:0])]
+    nothing = [
+        Record("0", record.path, 110, 80, record.boxes[:0], record.labels[:0], record.difficult[:0])
+    ]
     objective = make(kind, nothing, {"0": torch.zeros(0, 4)})
     loss, losses = loss_of(objective)
     assert loss.item() == 0

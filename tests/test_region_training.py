@@ -113,7 +113,9 @@ def test_scale_jitter_varies_the_zoom(square_records) -> None:
 
 def test_photos_without_objects_or_proposals_can_be_drawn(square_records) -> None:
     record = square_records[0]
-    nothing = Record("0", record.path, 110, 80, torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).bool())
+    nothing = Record(
+        "0", record.path, 110, 80, torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).bool()
+    )
     config = SamplingConfig(regions_per_photo=8, candidates_per_photo=8)
     draw = RegionSampler([nothing], {"0": some_proposals()}, 2, config, pyramid=PYRAMID)
     sample = draw(0, generator())
@@ -199,4 +201,6 @@ def test_box_losses_count_foreground_alone() -> None:
     losses.sum().backward()
     assert offsets.grad is not None and (offsets.grad[2] == 0).all()
     none = torch.zeros(0, 4)
-    assert box_regression_losses(torch.zeros(0, 2, 4), none, torch.zeros(0).long(), none).shape == (0,)
+    assert box_regression_losses(torch.zeros(0, 2, 4), none, torch.zeros(0).long(), none).shape == (
+        0,
+    )

@@ -88,7 +88,9 @@ def test_training_makes_a_checkpoint_a_report_and_logs(workplace, monkeypatch) -
     with (out / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
     with (out / "validation.csv").open() as file:
-        assert [list(row) for row in csv.DictReader(file)] == [["step", "mAP", "AP cat", "AP dog"]] * 2
+        assert [list(row) for row in csv.DictReader(file)] == [
+            ["step", "mAP", "AP cat", "AP dog"]
+        ] * 2
     assert "<html" in (out / "report.html").read_text()
     monkeypatch.chdir(workplace)
     weights = "checkpoint=one/checkpoint.safetensors"
@@ -111,7 +113,9 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(
     process.wait()
     assert not (workplace / "killed/checkpoint.safetensors").exists()
     assert train_here(monkeypatch, *given, "out=killed") == 0
-    whole, resumed = (load_file(workplace / n / "checkpoint.safetensors") for n in ("whole", "killed"))
+    whole, resumed = (
+        load_file(workplace / n / "checkpoint.safetensors") for n in ("whole", "killed")
+    )
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert len((workplace / "killed/log.csv").read_text().splitlines()) == 7

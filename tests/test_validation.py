@@ -22,7 +22,7 @@ def checkpoint(random_checkpoint) -> Checkpoint:
 def test_validation_finds_what_the_detector_finds(square_records, checkpoint, regions) -> None:
     checkpoint.regions = regions
     search, merge = SelectiveSearch("fast"), MergeConfig(score_threshold=0.2)
-    few = [record for record in square_records[:2]]
+    few = list(square_records[:2])
     proposals = {r.name: search(read_image(r.path))[:20] for r in few}
     counted: list[int] = []
     validator = Validator(few, proposals, merge=merge, threads=2)

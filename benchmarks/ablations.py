@@ -1,0 +1,169 @@
+"""What each choice is worth in mAP: proposals, scales, box regression, voting, heads, training.
+
+    python benchmarks/ablations.py VOC_ROOT [--photos 300] [--groups proposals merging]
+    python benchmarks/ablations.py VOC_ROOT --heads out/frozen out/svm
+
+Every row differs from the first in one thing. Photos are every n-th of the split, so that any number
+of them is spread over it. `--heads` adds checkpoints of tools/train.py, or the folders they lie in.
+Prints a Markdown table: docs/training.md has one of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not this folder's files
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from benchmarks.machine import describe_machine
+from detect.allocator import keep_freed_memory
+from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from detect.data.records import Record
+from detect.data.voc import VOC_CLASSES, read_voc
+from detect.detections import Detections
+from detect.engine import build_classifier
+from detect.images import read_image
+from detect.merging import MergeConfig, merge_detections
+from detect.scoring import score_voc
+from proposals import SelectiveSearch
+from tools.progress import progress
+
+GROUPS = ("proposals", "scales", "boxes", "merging", "heads")
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What gives boxes and scores; variants that share it are computed together."""
+
+    checkpoint: Path = BUNDLED
+    preset: str = "googlenet"
+    pyramid: tuple[float, ...] | None = None  # None: as trained
+    regression: bool = True
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table."""
+
+    group: str
+    name: str
+    scorer: Scorer = field(default_factory=Scorer)
+    merge: MergeConfig = field(default_factory=MergeConfig, hash=False)
+
+
+def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -> list[Variant]:
+    """Return the rows, the detector as it is first."""
+    plain, regressed = MergeConfig(vote_threshold=None), replace(first, regression=False)
+    rows = [Variant("", "as it is", first)]
+    rows += [Variant("proposals", p, replace(first, preset=p)) for p in ("fast", "quality")]
+    for name, pyramid in (
+        ("one scale, 600 pixels", (1.0,)),
+        ("two scales, 300 and 600", (0.5, 1.0)),
+        ("without the largest", (0.3536, 0.5, 0.7071, 1.0)),
+        ("without the smallest", (0.5, 0.7071, 1.0, 1.4142)),
+    ):
+        rows.append(Variant("scales", name, replace(first, pyramid=pyramid)))
+    rows += [
+        Variant("boxes", "without box regression", regressed),
+        Variant("boxes", "without regression and voting", regressed, plain),
+        Variant("merging", "NMS alone, no voting", first, plain),
+        *(
+            Variant("merging", f"NMS at {t}", first, MergeConfig(nms_threshold=t))
+            for t in (0.4, 0.5)
+        ),
+        *(
+            Variant("merging", f"voting from IoU {t}", first, MergeConfig(vote_threshold=t))
+            for t in (0.4, 0.6, 0.7)
+        ),
+    ]
+    rows += [Variant("heads", f"{path}", replace(first, checkpoint=path)) for path in heads]
+    return [row for row in rows if row.group in ("", *groups)]
+
+
+def load(scorer: Scorer) -> Checkpoint:
+    """Load a scorer's checkpoint with what was changed in it."""
+    path = scorer.checkpoint
+    checkpoint = copy.deepcopy(
+        load_checkpoint(path / "checkpoint.safetensors" if path.is_dir() else path)
+    )
+    if scorer.pyramid is not None:
+        checkpoint.shared.pyramid = list(scorer.pyramid)
+    if not scorer.regression:
+        torch.nn.init.zeros_(checkpoint.head.box_regression.weight)
+        torch.nn.init.zeros_(checkpoint.head.box_regression.bias)
+    return checkpoint
+
+
+def detect(
+    records: Sequence[Record], scorer: Scorer, variants: Sequence[Variant]
+) -> tuple[list[list[Detections]], float]:
+    """Detect on all photos; return each variant's detections, and proposals a photo."""
+    checkpoint = load(scorer)
+    classifier = build_classifier(checkpoint, device=torch.device("cpu"))
+    search = SelectiveSearch(scorer.preset, threads=os.cpu_count() or 1)
+    found: list[list[Detections]] = [[] for _ in variants]
+    count = 0
+    with progress(len(records), "photos") as bar:
+        for record in records:
+            assert record.path is not None
+            image = read_image(record.path)
+            proposals = search(image)
+            count += len(proposals)
+            boxes, scores = classifier.score_regions(image, proposals)
+            for variant, detections in zip(variants, found, strict=True):
+                detections.append(merge_detections(boxes, scores, variant.merge))
+            bar.update()
+    return found, count / len(records)
+
+
+def table(records: Sequence[Record], variants: Sequence[Variant]) -> Iterator[str]:
+    """Yield the table line by line; a row appears when it is known."""
+    yield "| what differs | | proposals a photo | mAP | change |"
+    yield "|---|---|---|---|---|"
+    first: float | None = None
+    for scorer in dict.fromkeys(variant.scorer for variant in variants):
+        rows = [variant for variant in variants if variant.scorer == scorer]
+        detections, proposals = detect(records, scorer, rows)
+        for variant, found in zip(rows, detections, strict=True):
+            mean = 100 * (score_voc(found, records, VOC_CLASSES).mean_ap or 0.0)
+            first = mean if first is None else first
+            yield (
+                f"| {variant.group} | {variant.name} | {proposals:.0f} | {mean:.1f} "
+                f"| {mean - first:+.1f} |"
+            )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("voc", type=Path, help="folder of VOC2007")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--photos", type=int, default=300, help="spread over the split; 0: all")
+    parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
+    parser.add_argument("--groups", nargs="*", default=GROUPS, choices=GROUPS)
+    parser.add_argument("--heads", nargs="*", type=Path, default=[], help="other checkpoints")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    records = read_voc(arguments.voc, arguments.split)
+    step = len(records) / arguments.photos if arguments.photos else 1.0
+    records = [records[int(i * step)] for i in range(int(len(records) / max(step, 1.0)))]
+    print(f"{describe_machine()}; {len(records)} photos of {arguments.split}\n", flush=True)
+    variants = list_variants(
+        arguments.groups, Scorer(checkpoint=arguments.checkpoint), arguments.heads
+    )
+    for line in table(records, variants):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
