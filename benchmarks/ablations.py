@@ -3,9 +3,9 @@
     python benchmarks/ablations.py VOC_ROOT [--photos 300] [--groups proposals merging]
     python benchmarks/ablations.py VOC_ROOT --heads out/frozen out/svm
 
-Every row differs from the first in one thing. Photos are every n-th of the split, so that any number
-of them is spread over it. `--heads` adds checkpoints of tools/train.py, or the folders they lie in.
-Prints a Markdown table: docs/training.md has one of it.
+Every row differs from the first in one thing. Photos are every n-th of the split, so that any
+number of them is spread over it. `--heads` adds checkpoints of tools/train.py, or the folders they
+lie in. Prints a Markdown table: docs/training.md has one of it.
 """
 
 from __future__ import annotations

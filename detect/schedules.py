@@ -18,7 +18,8 @@ def learning_rate_factor(
 
     It rises linearly during the warm-up. Then ``cosine`` falls to zero as half a wave; ``steps``
     falls to a tenth when two thirds are done (R-CNN and Fast R-CNN: after 20k of 30k iterations);
-    ``exponential`` falls by 4 % every 8 epochs (Szegedy et al. 2014, section 6); ``constant`` stays.
+    ``exponential`` falls by 4 % every 8 epochs (Szegedy et al. 2014, section 6); ``constant``
+    stays.
 
     Args:
         step: From 0.

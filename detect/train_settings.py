@@ -75,9 +75,9 @@ def check_settings(settings: TrainConfig) -> None:
         raise ValueError("give either weights=FILE (ImageNet) or checkpoint=FILE, not both")
     if settings.regions not in REGIONS:
         raise ValueError(f"regions={settings.regions}: choose {' or '.join(REGIONS)}")
-    if isinstance(settings.head, SoftmaxConfig):
-        if settings.head.auxiliary_weight and settings.regions == "shared":
-            raise ValueError("head.auxiliary_weight needs regions=crops: a map has no such heads")
+    auxiliary = isinstance(settings.head, SoftmaxConfig) and settings.head.auxiliary_weight > 0
+    if auxiliary and settings.regions == "shared":
+        raise ValueError("head.auxiliary_weight needs regions=crops: a map has no such heads")
 
 
 def recipe_of(settings: TrainConfig, plain: dict[str, Any]) -> dict[str, Any]:

@@ -157,7 +157,8 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        gradients = self.group.mean([_mean(each) for each in zip(*(g for g, _ in results), strict=False)])
+        of_draws = zip(*(gradients for gradients, _ in results), strict=True)
+        gradients = self.group.mean([_mean(of_parameter) for of_parameter in of_draws])
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
