@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -53,3 +54,21 @@ def percent(share: float | None) -> float:
     if share is None or math.isnan(share):
         return 0.0
     return round(100 * min(max(share, 0.0), 1.0), 2)
+
+
+def place_box(box: Sequence[float], region: Sequence[float]) -> dict[str, float]:
+    """Return where a box lies in a region, in per cent of its sides, cut at its edges.
+
+    Args:
+        box: Half-open ``x1, y1, x2, y2``.
+        region: Likewise, what the picture shows.
+    """
+    width, height = region[2] - region[0], region[3] - region[1]
+    left, right = percent((box[0] - region[0]) / width), percent((box[2] - region[0]) / width)
+    top, bottom = percent((box[1] - region[1]) / height), percent((box[3] - region[1]) / height)
+    return {
+        "left": left,
+        "top": top,
+        "width": round(right - left, 2),
+        "height": round(bottom - top, 2),
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.pages import decimal, percent
+from detect.pages import decimal, percent, place_box
 from detect.scoring.curves import (
     COLOURS,
     NAMED_ENDS,
@@ -128,23 +128,12 @@ def _describe_example(example: Example, crop: Crop | None) -> dict[str, Any]:
         "size": size,
         "address": crop.address if crop else None,
         "aspect": round(_aspect(crop.region), 4) if crop else 1,
-        "detection": _place(example.box, crop.region) if crop and example.box else None,
-        "object": _place(example.target_box, crop.region) if crop and example.target_box else None,
+        "detection": place_box(example.box, crop.region) if crop and example.box else None,
+        "object": place_box(example.target_box, crop.region)
+        if crop and example.target_box
+        else None,
     }
 
 
 def _aspect(region: Box) -> float:
     return (region[2] - region[0]) / (region[3] - region[1])
-
-
-def _place(box: Box, region: Box) -> dict[str, float]:
-    """Return where a box lies in a region, in per cent of its sides, cut at its edges."""
-    width, height = region[2] - region[0], region[3] - region[1]
-    left, right = percent((box[0] - region[0]) / width), percent((box[2] - region[0]) / width)
-    top, bottom = percent((box[1] - region[1]) / height), percent((box[3] - region[1]) / height)
-    return {
-        "left": left,
-        "top": top,
-        "width": round(right - left, 2),
-        "height": round(bottom - top, 2),
-    }
