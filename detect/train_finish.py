@@ -49,11 +49,11 @@ def finish(run: TrainingRun, rows: list[dict[str, Any]], validator: Validator | 
         with run.progress(len(validator.records), "validation photos") as bar:
             found = validator.detect(best, bar.update)
         scores = validator.score(found, best.class_names)
-        for place in choose_examples(validator.records, _EXAMPLES, run.settings.seed):
-            record = validator.records[place]
+        of_record = dict(zip([r.name for r in validator.records], found, strict=True))
+        for record in choose_examples(validator.records, _EXAMPLES, run.settings.seed):
             assert record.path is not None
             image = read_image(record.path)
-            examples.append(TrainingExample(record.name, image, record, found[place]))
+            examples.append(TrainingExample(record.name, image, record, of_record[record.name]))
     path = run.out / "report.html"
     write_training_report(
         path,

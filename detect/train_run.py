@@ -17,6 +17,8 @@ from detect.googlenet import PREPROCESSING
 from detect.heads import RegionHead
 from detect.imagenet import load_imagenet
 from detect.results import write_skipped
+from detect.svm import SVMConfig
+from detect.svm_run import train_svms
 from detect.train_data import Progress, TrainingRun, load_training_data
 from detect.train_settings import SoftmaxConfig, TrainConfig, check_settings, recipe_of
 from proposals import Proposer
@@ -61,7 +63,7 @@ def run_training(
         start.network.to(device)
         start.head.to(device)
         if isinstance(settings.head, SVMConfig):
-            train_svm(run, start)
+            train_svms(run, start)
         else:
             fine_tune(run, start)
         if group.rank == 0:

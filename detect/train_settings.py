@@ -9,6 +9,7 @@ from detect.checkpoint import BUNDLED, file_digest
 from detect.config import MISSING, register
 from detect.merging import MergeConfig
 from detect.region_training import SamplingConfig
+from detect.ridge import RidgeConfig
 from detect.shared_geometry import SharedTrunkConfig
 from detect.training import TrainingConfig
 from detect.validation import ValidationConfig
@@ -46,6 +47,7 @@ class TrainConfig:
     regions: str = "shared"  # shared (trunk once a photo) or crops (each region by itself; R-CNN)
     shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
     head: Any = MISSING  # softmax (fine-tuning, the default) or svm (R-CNN's, on a fixed network)
+    ridge: RidgeConfig = field(default_factory=RidgeConfig)  # box regression of head=svm
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
