@@ -8,8 +8,9 @@ device for this, where tensors have a shape and no values.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -76,12 +77,13 @@ class Budget:
     Attributes:
         parameters: Trained numbers of ``network`` and ``head``.
         crop: The network on one crop.
-        trunk: conv1 .. 4e on the whole image, resized.
-        region: 5a and 5b on one region of the trunk's map.
+        trunk: conv1 .. 4e on the whole image, at all sizes.
+        region: 5a and 5b on one region of a map.
         head: Softmax and box regression on one region's features.
-        trunk_size: Height and width at which the image enters the trunk, pixels.
+        trunk_sizes: Heights and widths at which the image enters the trunk, pixels.
         proposals: Regions of the image.
-        bytes: Of the weights, of activations a batch, of the image's map, of proposals and results.
+        bytes: Of the weights, of activations a batch, of the image's maps, of proposals and
+            results.
     """
 
     parameters: dict[str, int]
@@ -89,7 +91,7 @@ class Budget:
     trunk: Cost
     region: Cost
     head: Cost
-    trunk_size: tuple[int, int]
+    trunk_sizes: tuple[tuple[int, int], ...]
     proposals: int
     bytes: dict[str, int]
 
@@ -110,6 +112,7 @@ def count_budget(
     proposals: int,
     dtype: torch.dtype,
     batch_sizes: Mapping[str, int],
+    levels: Sequence[int] | None = None,
 ) -> Budget:
     """Count what an image costs.
 
@@ -119,12 +122,16 @@ def count_budget(
         proposals: Regions of it.
         dtype: In which the network computes.
         batch_sizes: Regions that are computed together, of ``crops`` and ``shared``.
+        levels: Places in the shared trunk's pyramid, those that regions are cut from; None: all.
     """
     network, head = checkpoint.network, checkpoint.head
     side = CropConfig().size
-    size = resized_size(image_size, checkpoint.shared)
+    pyramid = checkpoint.shared.pyramid
+    factors = pyramid if levels is None else [pyramid[level] for level in levels]
+    sizes = [resized_size(image_size, checkpoint.shared, factor) for factor in factors]
+    trunks = [count_cost(network, (3, *size), _trunk) for size in sizes]
+    trunk = add_costs(trunks)
     crop = count_cost(network, (3, side, side), GoogLeNet.features)
-    trunk = count_cost(network, (3, *size), _trunk)
     # What pool4 leaves of the 14 x 14 points of a region is what it leaves of a crop's map.
     pooled = count_cost(network, (3, side, side), _pooled).output_shape
     region = count_cost(network, pooled, GoogLeNet.inception5)
@@ -138,13 +145,13 @@ def count_budget(
         trunk=trunk,
         region=region,
         head=of_head,
-        trunk_size=size,
+        trunk_sizes=tuple(sizes),
         proposals=proposals,
         bytes={
             "weights": crop.parameters * dtype.itemsize + of_head.parameters * _HEAD_BYTES,
             **batches,
             "trunk": trunk.live_numbers * dtype.itemsize,
-            "map": torch.Size(trunk.output_shape).numel() * dtype.itemsize,
+            "map": sum(math.prod(each.output_shape) for each in trunks) * dtype.itemsize,
             "proposals": proposals * 4 * _HEAD_BYTES,
             "results": results,
         },
@@ -183,6 +190,27 @@ def count_cost(
     with torch.inference_mode():
         output = compute(twin, torch.empty(1, *shape, device="meta"))
     return Cost(tuple(layers), tuple(output.shape[1:]), max(live))
+
+
+def add_costs(costs: Sequence[Cost]) -> Cost:
+    """Add up what passes of the same layers cost that run one after the other.
+
+    Args:
+        costs: One at least.
+
+    Returns:
+        The sum of every layer, whose parameters count once; the most numbers that exist at a time,
+        and the output, are those of the largest pass.
+    """
+    layers = [
+        replace(
+            same[0],
+            multiply_adds=sum(layer.multiply_adds for layer in same),
+            outputs=sum(layer.outputs for layer in same),
+        )
+        for same in zip(*(cost.layers for cost in costs), strict=True)
+    ]
+    return replace(max(costs, key=lambda cost: cost.live_numbers), layers=tuple(layers))
 
 
 def _count_layer(name: str, layer: nn.Conv2d | nn.Linear, output: Tensor) -> Layer:

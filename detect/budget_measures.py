@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from detect.classifier import RegionClassifier
 from detect.heads import decode_boxes
 from detect.merging import MergeConfig, merge_detections
 from detect.prepare import FusedConvReLU, PackedConvReLU
+from detect.shared_geometry import place_regions, split_levels
 from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
 
@@ -59,23 +61,24 @@ class StageTimer:
     _lock: Lock = field(default_factory=Lock)
 
     @contextmanager
-    def __call__(self, stage: str, *, workers: int = 0) -> Iterator[None]:
+    def __call__(self, stage: str, *, workers: int = 1, part: bool = False) -> Iterator[None]:
         """Count the time inside the ``with`` block to a stage.
 
         Args:
             stage: Its name.
-            workers: Threads that share it, each of which counts its own part; 0: none does, and
-                all that the process computes meanwhile belongs to the stage.
+            workers: Threads that share it.
+            part: Whether the block is one thread's part of it; otherwise all that the process
+                computes meanwhile belongs to the stage.
         """
-        processor = time.thread_time if workers else time.process_time
+        processor = time.thread_time if part else time.process_time
         synchronize(self.device)
         start, core_start = time.perf_counter(), processor()
         yield
         synchronize(self.device)
         elapsed, computed = time.perf_counter() - start, processor() - core_start
         with self._lock:
-            total = self.stages.setdefault(stage, StageTime(workers=max(workers, 1)))
-            total.worker_seconds += elapsed
+            total = self.stages.setdefault(stage, StageTime(workers=workers))
+            total.worker_seconds += elapsed if part else elapsed * workers
             total.core_seconds += computed
 
 
@@ -179,7 +182,7 @@ def measure_stages(
 ) -> None:
     """Classify and merge the regions of an image as detection does, each stage on the clock.
 
-    The stages are ``trunk`` (of a shared map alone), ``cut`` (warp or sample, and put in the
+    The stages are ``trunk`` (of shared maps alone), ``cut`` (warp or sample, and put in the
     network's precision), ``network``, ``head`` and ``merge``. A GPU runs them without a CUDA graph.
 
     Args:
@@ -189,46 +192,54 @@ def measure_stages(
         merge: Settings of NMS and voting.
         timer: Receives the times.
     """
-    batches = classifier.batches
-    device = timer.device
-    parts = boxes.split(batches.batch_size)
+    batches, device = classifier.batches, timer.device
+    work = _work_of(classifier, image, boxes, timer)
+    parts = work.regions.split(batches.batch_size)
     share = min(batches.workers.threads, len(parts)) if device.type == "cpu" else 1
-    size = (image.shape[-2], image.shape[-1])
-    image = image.to(device)
-    cut, network = _stages_of(classifier, image, timer)
 
     def score(part: Tensor) -> tuple[Tensor, Tensor]:
-        with timer("cut", workers=share):
-            inputs = cut(part)
-        with timer("network", workers=share):
-            features = network(inputs)
-        with timer("head", workers=share):
+        with timer("cut", workers=share, part=True):
+            inputs = work.cut(part)
+        with timer("network", workers=share, part=True):
+            features = work.network(inputs)
+        with timer("head", workers=share, part=True):
             logits, offsets = classifier.head(features.float())
             return logits, offsets
 
     scored = run_on(device, batches.workers, score, parts)
     with torch.inference_mode(), timer("merge"):
         logits, offsets = (torch.cat(tensors) for tensors in zip(*scored, strict=True))
-        moved = decode_boxes(boxes.to(device), offsets, size)
+        size = (image.shape[-2], image.shape[-1])
+        moved = decode_boxes(work.boxes.to(device), offsets, size)
         merge_detections(moved.cpu(), logits.softmax(dim=1).cpu(), merge)
 
 
-def _stages_of(
-    classifier: AnyClassifier, image: Tensor, timer: StageTimer
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Return what cuts a batch of regions from an image, and the network behind it."""
+@dataclass(frozen=True)
+class _Work:
+    """What is done batch by batch.
+
+    Attributes:
+        boxes: Of the image, in the order of the batches, ``[N, 4]``.
+        regions: What ``cut`` takes of each, ``[N, ...]``.
+        cut: Makes the network's input of some of them.
+        network: Makes features of that.
+    """
+
+    boxes: Tensor
+    regions: Tensor
+    cut: Callable[[Tensor], Tensor]
+    network: Callable[[Tensor], Tensor]
+
+
+def _work_of(classifier: AnyClassifier, image: Tensor, boxes: Tensor, timer: StageTimer) -> _Work:
+    """Do what comes before the batches, the trunk on the clock."""
     if isinstance(classifier, RegionClassifier):
-        crops = classifier
-        return lambda part: crops.cut(image, part), crops.network.features
-    trunk = classifier.trunk
-
-    def map_image(image: Tensor) -> Tensor:
-        with timer("trunk", workers=1):
-            return trunk.image_map(image)
-
-    [maps] = run_on(timer.device, classifier.batches.workers, map_image, [image])
+        cut = partial(classifier.cut, image.to(timer.device))
+        return _Work(boxes, boxes, cut, classifier.network.features)
+    trunk, workers = classifier.trunk, classifier.batches.workers
     size = (image.shape[-2], image.shape[-1])
-    return (
-        lambda part: trunk.pooled_regions(maps, part.to(maps.device), size),
-        trunk.network.inception5,
-    )
+    with timer("trunk", workers=workers.threads if timer.device.type == "cpu" else 1):
+        regions, places = place_regions(boxes, size, trunk.config)
+        maps = classifier.image_maps(image, [level for level, _ in split_levels(regions)])
+    cut = partial(trunk.pyramid_regions, maps)
+    return _Work(boxes[places], regions, cut, trunk.network.inception5)

@@ -52,7 +52,7 @@ def stage_multiply_adds(budget: Budget, mode: str) -> dict[str, int]:
 
 def _format_counts(budget: Budget) -> Iterator[str]:
     ratio = budget.crop.multiply_adds / PAPER_MULTIPLY_ADDS
-    height, width = budget.trunk_size
+    sizes = ", ".join(f"{height} x {width}" for height, width in budget.trunk_sizes)
     image = budget.image_multiply_adds()
     less = image["crops"] / image["shared"]
     parameters = budget.parameters
@@ -63,7 +63,7 @@ def _format_counts(budget: Budget) -> Iterator[str]:
         f"  a crop          {_giga(budget.crop.multiply_adds)}, {ratio:.2f} x the paper's "
         f"{_giga(PAPER_MULTIPLY_ADDS).strip()}"
     )
-    yield f"  trunk           {_giga(budget.trunk.multiply_adds)}, image at {height} x {width}"
+    yield f"  trunk           {_giga(budget.trunk.multiply_adds)}, image at {sizes}"
     yield f"  5a, 5b a region {_giga(budget.region.multiply_adds)}"
     yield f"  head a region   {_giga(budget.head.multiply_adds)}"
     yield f"  image by crops  {_giga(image['crops'])}"
@@ -77,7 +77,7 @@ def _format_bytes(sizes: dict[str, int]) -> Iterator[str]:
         "crops batch": "activations, a batch of crops and worker",
         "shared batch": "activations, a batch of regions and worker",
         "trunk": "activations, trunk",
-        "map": "map of the image",
+        "map": "maps of the image",
         "proposals": "proposals",
         "results": "logits and offsets",
     }
@@ -128,7 +128,7 @@ def to_json(run: BudgetRun, *, layers: bool) -> str:
         "precision": run.precision,
         "device": run.device,
         "threads": run.threads,
-        "trunk_size": list(budget.trunk_size),
+        "trunk_sizes": [list(size) for size in budget.trunk_sizes],
         "parameters": budget.parameters,
         "multiply_adds": {
             **{part: getattr(budget, part).multiply_adds for part in _PARTS},

@@ -25,6 +25,7 @@ from detect.detector import Detector
 from detect.engine import BATCH_SIZES, GPU_BATCH_SIZE
 from detect.googlenet import GoogLeNet
 from detect.images import read_image
+from detect.shared_geometry import region_levels
 from detect.shared_trunk import SharedTrunkClassifier
 
 PEAK_SECONDS = 0.3  # of every measurement of the peak
@@ -116,6 +117,7 @@ def run_budget(settings: BudgetConfig) -> BudgetRun:
             proposals=len(boxes),
             dtype=network.dtype,
             batch_sizes=_batch_sizes(detector.device),
+            levels=region_levels(boxes, size, checkpoint.shared).unique().tolist() or [0],
         ),
         measured={
             mode: _measure(detectors[mode], image, boxes, photo, settings.repeats)

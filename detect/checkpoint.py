@@ -1,7 +1,7 @@
 """Trained region classifiers as files: safetensors, with everything needed to use them.
 
 The tensors are stored in float16; the file's metadata holds the class names, the preprocessing, the
-scale and context of the regions, and how the classifier was trained.
+scales and context of the regions, and how the classifier was trained.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from detect.heads import RegionHead
 from detect.precision import PrecisionCheck
 from detect.shared_geometry import SharedTrunkConfig
 
-VERSION = 1
+VERSION = 2  # 2: with the pyramid of a shared trunk
 BUNDLED = Path(__file__).parent / "pretrained" / "voc2007.safetensors"
 Regions = Literal["shared", "crops"]
 
@@ -37,8 +37,8 @@ class Checkpoint:
         head: Softmax with background last, and box regression.
         class_names: Classes without background, ``[C]``.
         preprocessing: What the network expects of its input.
-        regions: How regions were cut in training: ``shared`` (from one map an image) or ``crops``.
-        shared: Scale and context of the shared map.
+        regions: How regions were cut in training: ``shared`` (from maps of the image) or ``crops``.
+        shared: Scales of the shared maps and context of the regions.
         training: Data and recipe, for the record.
         precision_check: What bfloat16 does to the scores of real regions, where it was measured.
     """
@@ -117,10 +117,17 @@ def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
         tuple(settings["class_names"]),
         Preprocessing(**preprocessing),
         settings["regions"],
-        SharedTrunkConfig(**settings["shared"]),
+        _shared_settings(path, settings["shared"]),
         settings["training"],
         check and PrecisionCheck(**check),
     )
+
+
+def _shared_settings(path: Path, settings: dict[str, Any]) -> SharedTrunkConfig:
+    try:
+        return SharedTrunkConfig.from_file(settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its shared trunk has settings of no use ({error})") from error
 
 
 def file_digest(path: str | Path) -> str:

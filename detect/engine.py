@@ -115,12 +115,15 @@ def assemble(
         regions: ``shared`` or ``crops``.
         workers: Cores for the batches.
         shorter_side: Of images that enter a shared trunk, in place of the checkpoint's; pixels.
+            Regions come from the same levels as at the checkpoint's size.
     """
     batch_size = BATCH_SIZES[regions] if network.device.type == "cpu" else GPU_BATCH_SIZE
     head = checkpoint.head.to(network.device)
     if regions == "shared":
-        side = shorter_side or checkpoint.shared.shorter_side
-        config = replace(checkpoint.shared, shorter_side=side)
+        config = checkpoint.shared
+        if shorter_side is not None:
+            region_side = config.region_side * shorter_side / config.shorter_side
+            config = replace(config, shorter_side=shorter_side, region_side=region_side)
         trunk = SharedTrunk(network, checkpoint.preprocessing, config)
         return SharedTrunkClassifier(trunk, head, batch_size=batch_size, workers=workers)
     return RegionClassifier(
@@ -186,10 +189,13 @@ def _candidates(
 
 
 def _check_scores(assemble_with: Callable[..., Classifier], network: GoogLeNet) -> Tensor:
-    """Score regions of a photo, small enough to take a moment only."""
+    """Score regions of a photo, small enough to take a moment only.
+
+    The regions are of different sizes, and so from several levels where there is a pyramid.
+    """
     path = Path(skimage.__file__).parent / "data" / "astronaut.png"
     image = read_image(path)[:, :_CHECK_SIDE, 110 : 110 + _CHECK_SIDE]
     corners = torch.tensor([[0, 0], [0, 40], [60, 30], [100, 100]]).float()
-    sides = torch.tensor([[224, 224], [224, 90], [60, 110], [120, 30]]).float()
+    sides = torch.tensor([[224, 224], [224, 90], [60, 110], [30, 40]]).float()
     boxes = torch.cat([corners, (corners + sides).clamp(max=_CHECK_SIDE)], dim=1)
     return assemble_with(network, shorter_side=_CHECK_SIDE).score_regions(image, boxes)[1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from detect.crops import crop_boxes
 from detect.heads import decode_boxes
 from detect.onnx_files import CLASSIFIER, REGIONS, TRUNK, ExportedDetector, read_folder
 from detect.region_sampling import sample_regions
-from detect.shared_geometry import map_boxes, resize_image
+from detect.shared_geometry import place_regions, resize_image, split_levels
 from detect.workers import CoreWorkers
 
 BATCH_SIZE = 8  # more save no time here, and take more memory
@@ -90,24 +91,43 @@ class OnnxClassifier:
         classes = len(self.class_names)
         if not len(boxes):
             return torch.zeros(0, classes, 4), torch.zeros(0, classes + 1)
-        shared = self.settings.regions == "shared"
-        cut = self._cut_from_map(image) if shared else self._cut_crops(image)
-        session = self._sessions[REGIONS if shared else CLASSIFIER]
+        if self.settings.regions == "shared":
+            return self._score_on_maps(image, boxes)
         parts = self.workers.map(
-            lambda part: _run(session, cut(part)), boxes.split(self.batch_size)
+            lambda part: self._run(CLASSIFIER, crop_boxes(image, part, self.settings.crop)),
+            boxes.split(self.batch_size),
         )
-        offsets = torch.cat([offsets for _, offsets in parts])
-        size = (image.shape[-2], image.shape[-1])
-        return decode_boxes(boxes, offsets, size), torch.cat([scores for scores, _ in parts])
+        return _join(parts, boxes, image)
 
-    def _cut_crops(self, image: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda boxes: crop_boxes(image, boxes, self.settings.crop)
-
-    def _cut_from_map(self, image: Tensor) -> Callable[[Tensor], Tensor]:
-        (maps,) = _run(self._sessions[TRUNK], resize_image(image, self.settings.shared))
-        maps = maps.contiguous(memory_format=torch.channels_last)
+    def _score_on_maps(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         size = (image.shape[-2], image.shape[-1])
-        return lambda boxes: sample_regions(maps, map_boxes(boxes, size, self.settings.shared))
+        regions, places = place_regions(boxes, size, self.settings.shared)
+        levels = [level for level, _ in split_levels(regions)]
+        # The largest first: cores take one after the other.
+        levels.sort(key=self.settings.shared.pyramid.__getitem__, reverse=True)
+        computed = self.workers.map(partial(self._image_map, image), levels)
+        maps = dict(zip(levels, computed, strict=True))
+
+        def score(part: Tensor) -> list[Tensor]:
+            points = [sample_regions(maps[level], placed) for level, placed in split_levels(part)]
+            return self._run(REGIONS, torch.cat(points))
+
+        parts = self.workers.map(score, regions.split(self.batch_size))
+        moved, scores = _join(parts, boxes[places], image)
+        back = places.argsort()
+        return moved[back], scores[back]
+
+    def _image_map(self, image: Tensor, level: int) -> Tensor:
+        factor = self.settings.shared.pyramid[level]
+        (maps,) = self._run(TRUNK, resize_image(image, self.settings.shared, factor))
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    def _run(self, model: str, inputs: Tensor) -> list[Tensor]:
+        """Run a model of one input; returns its outputs in order."""
+        session = self._sessions[model]
+        name = session.get_inputs()[0].name
+        outputs = session.run(None, {name: inputs.contiguous().numpy()})
+        return [torch.from_numpy(output) for output in outputs]
 
 
 def load_onnx_classifier(
@@ -171,7 +191,7 @@ def _start_session(name: str, model: bytes) -> Any:
         ) from error
 
 
-def _run(session: Any, inputs: Tensor) -> list[Tensor]:
-    """Run a model of one input; returns its outputs in order."""
-    name = session.get_inputs()[0].name
-    return [torch.from_numpy(x) for x in session.run(None, {name: inputs.contiguous().numpy()})]
+def _join(parts: Sequence[Sequence[Tensor]], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return moved boxes and probabilities from what the batches' model gives."""
+    scores, offsets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return decode_boxes(boxes, offsets, (image.shape[-2], image.shape[-1])), scores

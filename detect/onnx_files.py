@@ -19,7 +19,7 @@ from detect.heads import BOX_UNITS, MAX_LOG_SCALE
 from detect.region_sampling import POINTS
 from detect.shared_geometry import FIRST_CENTRE, STRIDE, SharedTrunkConfig
 
-FORMAT, VERSION = "going-deeper-detection onnx", 1
+FORMAT, VERSION = "going-deeper-detection onnx", 2  # 2: with pyramid and region_side
 DESCRIPTION = "detector.json"
 DEFAULT_OPSET = 17  # known to onnxruntime since 1.12
 CLASSIFIER, TRUNK, REGIONS = "classifier.onnx", "trunk.onnx", "regions.onnx"
@@ -35,9 +35,12 @@ _CROPS = (
     "into classifier.onnx."
 )
 _SHARED = (
-    "Resize the RGB image (0..255) by min(shorter_side / its shorter side, max_side / its longer "
-    "side), bilinear with antialiasing, to whole sides of at least 3 * stride, into trunk.onnx. "
-    "Take each box to the resized image, divide its sides by 1 - 2 * context around its centre, "
+    "For each factor of pyramid, resize the RGB image (0..255) by factor * min(shorter_side / its "
+    "shorter side, max_side / its longer side), bilinear with antialiasing, to whole sides of at "
+    "least 3 * stride, into trunk.onnx. For each box take the map of one factor: where factor * "
+    "the square root of the box's area, in pixels of the image as resized by factor 1, is nearest "
+    "to region_side in ratio, the first of equals. "
+    "Take the box to that resized image, divide its sides by 1 - 2 * context around its centre, "
     "and to the map: u = (x - first_centre + stride / 2) / stride. Sample points x points of the "
     "map: point i of a box from u1 to u2 lies at p = u1 + (i + 0.5) / points * (u2 - u1) - 0.5, "
     "where p = 0 is the map's first column; it is 0 where p < -1 or p > width, else clamp p to "
@@ -61,7 +64,7 @@ class ExportedDetector:
         class_names: Classes without background, ``[C]``.
         preprocessing: What the models do to their input, for the record.
         crop: The square that a region is warped to, for ``crops``.
-        shared: Scale and context of the map, for ``shared``.
+        shared: Scales of the image and context of the regions, for ``shared``.
     """
 
     models: Mapping[str, bytes]
@@ -140,7 +143,7 @@ def _exported(described: dict[str, Any]) -> ExportedDetector:
         given = described["crops"]
         crop = CropConfig(given["size"], given["context"], tuple(given["fill"]))
     else:
-        shared = SharedTrunkConfig(**described["shared"])
+        shared = SharedTrunkConfig.from_file(described["shared"])
     return ExportedDetector(
         dict.fromkeys(FILES[regions], b""),
         regions,

@@ -39,14 +39,20 @@ class RegionBatches:
 
     @torch.inference_mode()
     def score(
-        self, boxes: Tensor, cut: Callable[[Tensor], Tensor], image_size: tuple[int, int]
+        self,
+        boxes: Tensor,
+        cut: Callable[[Tensor], Tensor],
+        image_size: tuple[int, int],
+        *,
+        regions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Score regions batch by batch.
 
         Args:
             boxes: Regions in pixels, on the CPU, ``[N, 4]``.
-            cut: Makes the input ``[n, ...]``, where it is computed, of regions ``[n, 4]``.
+            cut: Makes the input ``[n, ...]``, where it is computed, of ``n`` of the regions.
             image_size: Height and width of the image, pixels.
+            regions: What ``cut`` takes of every region, ``[N, ...]``; by default ``boxes``.
 
         Returns:
             A regressed box a class, ``[N, C, 4]``, and probabilities with background last,
@@ -55,12 +61,13 @@ class RegionBatches:
         Raises:
             torch.OutOfMemoryError: If not even a single region fits into a GPU's memory.
         """
+        regions = boxes if regions is None else regions
         if self.device.type == "cpu":
             parts = self.workers.map(
-                lambda part: self._compute(cut(part)), boxes.split(self.batch_size)
+                lambda part: self._compute(cut(part)), regions.split(self.batch_size)
             )
         else:
-            parts = self._score_on_gpu(boxes, cut)
+            parts = self._score_on_gpu(regions, cut)
         logits, offsets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         scores = logits.softmax(dim=1)
         moved = decode_boxes(boxes.to(logits.device), offsets, image_size)
@@ -68,17 +75,17 @@ class RegionBatches:
         return moved, scores
 
     def _score_on_gpu(
-        self, boxes: Tensor, cut: Callable[[Tensor], Tensor]
+        self, regions: Tensor, cut: Callable[[Tensor], Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
         compute = self._graphed if self.device.type == "cuda" else self._compute
         while True:
             try:
-                return [compute(cut(part)) for part in boxes.split(self.batch_size)]
+                return [compute(cut(part)) for part in regions.split(self.batch_size)]
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
             # Outside of the handler, which keeps the failed call's tensors alive.
-            self.batch_size = max(1, min(self.batch_size, len(boxes)) // 2)
+            self.batch_size = max(1, min(self.batch_size, len(regions)) // 2)
             self._graphed.release()
             torch.cuda.empty_cache()
             logger.warning("out of GPU memory: going on with batches of %d", self.batch_size)

@@ -7,7 +7,10 @@ does (He et al. 2014, section 4.1).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +26,7 @@ class SharedTrunkConfig:
     """How an image becomes maps, and a region a piece of one of them.
 
     Raises:
-        ValueError: If the pyramid is empty or has a level of no size.
+        ValueError: If the pyramid is empty, or a level or the regions have no size.
     """
 
     shorter_side: int = 600  # pixels, the image is resized to it (Fast R-CNN)
@@ -33,8 +36,20 @@ class SharedTrunkConfig:
     region_side: float = 160.0  # pixels a side that a region has at its level, about (SPPnet: 224)
 
     def __post_init__(self) -> None:
-        if not self.pyramid or min(self.pyramid) <= 0:
+        if not self.pyramid or not all(0 < factor < math.inf for factor in self.pyramid):
             raise ValueError(f"pyramid must hold factors above 0: got {list(self.pyramid)}")
+        if not 0 < self.region_side < math.inf:
+            raise ValueError(f"region_side must be above 0 pixels: got {self.region_side}")
+
+    @classmethod
+    def from_file(cls, settings: Mapping[str, Any]) -> SharedTrunkConfig:
+        """Take the settings that a file holds; files from before the pyramid mean one level.
+
+        Raises:
+            TypeError: If there is a setting that is none of these.
+            ValueError: If a setting makes no sense.
+        """
+        return cls(**{"pyramid": [1.0], **settings})
 
 
 def resized_size(
@@ -71,7 +86,8 @@ def region_levels(boxes: Tensor, image_size: tuple[int, int], config: SharedTrun
     zoom = ((height / image_size[0]) * (width / image_size[1])) ** 0.5
     sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt() * zoom  # [N]
     factors = boxes.new_tensor(config.pyramid)
-    return (sides[:, None] * factors / config.region_side).log().abs().argmin(dim=1)
+    ratios: Tensor = sides[:, None] * factors / config.region_side  # [N, L]
+    return ratios.log().abs().argmin(dim=1)
 
 
 def map_boxes(
@@ -98,3 +114,43 @@ def map_boxes(
     offset = FIRST_CENTRE - STRIDE / 2
     corners = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
     return (corners - offset) / STRIDE
+
+
+def place_regions(
+    boxes: Tensor, image_size: tuple[int, int], config: SharedTrunkConfig
+) -> tuple[Tensor, Tensor]:
+    """Choose the level of each region and take it to that level's map, level by level.
+
+    Args:
+        boxes: In pixels of the original image, ``[N, 4]``.
+        image_size: Its height and width.
+        config: The pyramid, and the scale and the context.
+
+    Returns:
+        Level and box on its map of every region, those of a level side by side and otherwise in
+        the given order, ``[N, 5]`` (as ``roi_align`` takes them); and each one's place in
+        ``boxes``, int64 ``[N]``.
+    """
+    levels, places = region_levels(boxes, image_size, config).sort(stable=True)
+    boxes = boxes[places]
+    parts = [
+        map_boxes(boxes[levels == level], image_size, config, factor)
+        for level, factor in enumerate(config.pyramid)
+    ]
+    return torch.cat([levels[:, None].to(boxes), torch.cat(parts)], dim=1), places
+
+
+def split_levels(regions: Tensor) -> list[tuple[int, Tensor]]:
+    """Split what ``place_regions`` returns, or a part of it, into levels and their boxes.
+
+    Args:
+        regions: Those of a level side by side, ``[N, 5]``.
+
+    Returns:
+        Level and boxes ``[n, 4]``; where there are no regions, the first level and no boxes.
+    """
+    if not len(regions):
+        return [(0, regions[:, 1:])]
+    levels, counts = regions[:, 0].unique_consecutive(return_counts=True)
+    parts = regions[:, 1:].split(counts.tolist())
+    return list(zip(map(int, levels.tolist()), parts, strict=True))

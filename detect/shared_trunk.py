@@ -1,13 +1,13 @@
 """Region classification with a shared trunk: convolutions once an image, inception 5 a region.
 
 As SPPnet (He et al. 2014) and Fast R-CNN (Girshick 2015) do, conv1 .. 4e run once on the whole
-image; every region then samples 14 x 14 points of that map, which is what 4e holds for a 224 x 224
-crop, and pool4, 5a, 5b go on as if it had been cropped.
+image, at one size or at several; every region then samples 14 x 14 points of one of these maps,
+which is what 4e holds for a 224 x 224 crop, and pool4, 5a, 5b go on as if it had been cropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from detect.imagenet import load_imagenet
 from detect.map_operations import CompiledMaxPool
 from detect.region_batches import RegionBatches, upload
 from detect.region_sampling import sample_and_pool, sample_regions
-from detect.shared_geometry import SharedTrunkConfig, map_boxes, region_levels, resize_image
+from detect.shared_geometry import SharedTrunkConfig, place_regions, resize_image, split_levels
 from detect.workers import CoreWorkers
 
 
@@ -65,48 +65,33 @@ class SharedTrunk(nn.Module):
         """Run conv1 .. 4e on a uint8 image ``[3, H, W]``: ``[1, 832, h, w]``, channels last."""
         return self.network.inception4(self.stem_map(image, factor))
 
-    def pooled_regions(
-        self, maps: Tensor, boxes: Tensor, image_size: tuple[int, int], factor: float = 1.0
-    ) -> Tensor:
+    def pooled_boxes(self, maps: Tensor, boxes: Tensor) -> Tensor:
         """Sample regions of a map after 4e and run pool4 on them.
 
         Args:
             maps: The image's map at one level, ``[1, 832, h, w]``.
-            boxes: Regions in pixels of the original image, ``[N, 4]``.
-            image_size: Its height and width.
-            factor: Of the level.
+            boxes: Regions in the coordinates of the map, as ``map_boxes`` makes them, ``[N, 4]``.
 
         Returns:
             What inception 5 takes, ``[N, 832, 7, 7]``.
         """
-        return self.pooled_boxes(maps, map_boxes(boxes, image_size, self.config, factor))
-
-    def pooled_boxes(self, maps: Tensor, boxes: Tensor) -> Tensor:
-        """Do the same for boxes ``[N, 4]`` in the coordinates of the map."""
         pool = self.network.pool4
         if isinstance(pool, CompiledMaxPool):
             return sample_and_pool(maps, boxes, pool.kernel_size)
         return pool(sample_regions(maps, boxes))  # type: ignore[no-any-return]
 
-    def pyramid_regions(
-        self, maps: Mapping[int, Tensor], boxes: Tensor, image_size: tuple[int, int]
-    ) -> Tensor:
+    def pyramid_regions(self, maps: Mapping[int, Tensor], regions: Tensor) -> Tensor:
         """Do the same for regions that each come from their own level.
 
         Args:
             maps: The image's map at every level that a region is cut from.
-            boxes: Regions in pixels of the original image, ``[N, 4]``.
-            image_size: Its height and width.
+            regions: Level and box, on the CPU, as ``place_regions`` makes them, ``[N, 5]``.
         """
-        device = next(iter(maps.values())).device
-        levels = region_levels(boxes, image_size, self.config)
-        rows = [(levels == level).nonzero().flatten() for level in maps]
-        boxes = boxes.to(device, non_blocking=True)
         parts = [
-            self.pooled_regions(maps[level], boxes[row], image_size, self.config.pyramid[level])
-            for level, row in zip(maps, rows, strict=True)
+            self.pooled_boxes(maps[level], boxes.to(maps[level].device, non_blocking=True))
+            for level, boxes in split_levels(regions)
         ]
-        return torch.cat(parts)[torch.cat(rows).argsort()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)  # which would copy a single one
 
 
 class SharedTrunkClassifier(nn.Module):
@@ -134,24 +119,49 @@ class SharedTrunkClassifier(nn.Module):
         logits, offsets = self.head(self.trunk.network.inception5(regions).float())
         return logits, offsets
 
+    @torch.inference_mode()
     def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Classify regions of an RGB uint8 image: see ``detect.engine.Classifier``."""
         size = (image.shape[-2], image.shape[-1])
-        image = upload(image, self.trunk.network.device)
-        levels = region_levels(boxes, size, self.trunk.config).unique().tolist() or [0]
-        maps = {level: self._image_map(image, level) for level in levels}
-        return self.batches.score(
-            boxes, lambda part: self.trunk.pyramid_regions(maps, part, size), size
+        regions, places = place_regions(boxes, size, self.trunk.config)
+        maps = self.image_maps(image, [level for level, _ in split_levels(regions)])
+        moved, scores = self.batches.score(
+            boxes[places],
+            lambda part: self.trunk.pyramid_regions(maps, part),
+            size,
+            regions=regions,
         )
+        back = places.argsort()
+        return moved[back], scores[back]
 
-    def _image_map(self, image: Tensor, level: int) -> Tensor:
-        workers, factor = self.batches.workers, self.trunk.config.pyramid[level]
+    @torch.inference_mode()
+    def image_maps(self, image: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
+        """Run the trunk on an RGB uint8 image at some levels of the pyramid.
 
-        def image_map(image: Tensor) -> Tensor:
-            return self.trunk.image_map(image, factor)
+        A level that is more than one core's share of all the work is shared by a CPU's cores,
+        operator by operator; the others are computed side by side, the largest first.
 
-        if isinstance(self.trunk.network.pool4, CompiledMaxPool):
-            return workers.together(image_map, image)
-        # Plain convolutions round differently on one core.
-        [maps] = workers.map(image_map, [image])
-        return maps
+        Args:
+            image: ``[3, H, W]``.
+            levels: Places in the pyramid.
+
+        Returns:
+            The maps, ``[1, 832, h, w]``, by level.
+        """
+        workers, pyramid = self.batches.workers, self.trunk.config.pyramid
+        image = upload(image, self.trunk.network.device)
+
+        def image_map(level: int) -> Tensor:
+            return self.trunk.image_map(image, pyramid[level])
+
+        if image.device.type != "cpu":
+            return {level: image_map(level) for level in levels}
+        work = {level: pyramid[level] ** 2 for level in levels}
+        largest_first = sorted(work, key=work.__getitem__, reverse=True)
+        share = sum(work.values()) / workers.threads
+        # Plain convolutions round differently on one core: those run on one alone.
+        packed = isinstance(self.trunk.network.pool4, CompiledMaxPool)
+        shared = [level for level in largest_first if packed and work[level] > share]
+        alone = [level for level in largest_first if level not in shared]
+        maps = {level: workers.together(image_map, level) for level in shared}
+        return maps | dict(zip(alone, workers.map(image_map, alone), strict=True))

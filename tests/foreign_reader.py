@@ -47,8 +47,7 @@ class ForeignReader:
     def points(self, image: np.ndarray, box: list[float]) -> np.ndarray:
         shared, grid = self.facts["shared"], self.facts["map"]
         sides = image.shape[1], image.shape[0]
-        scale = min(shared["shorter_side"] / min(sides), shared["max_side"] / max(sides))
-        resized = [max(round(side * scale), 3 * grid["stride"]) for side in sides]
+        resized = self.resized_sides(sides, self.factor(sides, box))
         planes = [
             Image.fromarray(image[..., i].astype(np.float32)).resize(
                 (resized[0], resized[1]), Image.Resampling.BILINEAR
@@ -70,6 +69,21 @@ class ForeignReader:
             inside.append((p >= -1) & (p <= limit))
         sampled = bilinear(maps[0].transpose(1, 2, 0), at[1], at[0])
         return sampled * (inside[1][:, None] & inside[0])
+
+    def resized_sides(self, sides: tuple[int, int], factor: float) -> list[int]:
+        shared, least = self.facts["shared"], 3 * self.facts["map"]["stride"]
+        scale = min(shared["shorter_side"] / min(sides), shared["max_side"] / max(sides))
+        return [max(round(side * scale * factor), least) for side in sides]
+
+    def factor(self, sides: tuple[int, int], box: list[float]) -> float:
+        """Choose from the pyramid the size of the image that the box is cut from."""
+        resized = self.resized_sides(sides, 1.0)
+        width, height = ((box[i + 2] - box[i]) * resized[i] / sides[i] for i in (0, 1))
+        ratios = {
+            factor: factor * (width * height) ** 0.5 / self.facts["shared"]["region_side"]
+            for factor in self.facts["shared"]["pyramid"]
+        }
+        return min(ratios, key=lambda factor: max(ratios[factor], 1 / ratios[factor]))
 
     def decode(self, box: list[float], offsets: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         x, y, w, h = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]

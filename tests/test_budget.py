@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detect.budget import PAPER_MULTIPLY_ADDS, Cost, count_budget, count_cost
-from detect.budget_measures import StageTime
+from detect.budget import PAPER_MULTIPLY_ADDS, Cost, add_costs, count_budget, count_cost
+from detect.budget_measures import StageTime, StageTimer
 from detect.budget_run import Measured, make_boxes
 from detect.checkpoint import Checkpoint
 from detect.googlenet import INCEPTION_CHANNELS, GoogLeNet, Inception, Layout
@@ -16,8 +17,9 @@ from detect.prepare import prepare_network
 from detect.shared_geometry import SharedTrunkConfig
 
 
-def budget_of(layout: Layout, **changes):
+def budget_of(layout: Layout, shared: SharedTrunkConfig | None = None, **changes):
     checkpoint = Checkpoint(GoogLeNet(0, layout=layout), RegionHead(20), ("class",) * 20)
+    checkpoint.shared = shared or SharedTrunkConfig(pyramid=[1.0])
     settings = {
         "image_size": (375, 500),
         "proposals": 1300,
@@ -104,7 +106,7 @@ def test_the_trunk_costs_what_table_1_says(layout: Layout, size: tuple[int, int]
         dtype=torch.float32,
         batch_sizes={"crops": 1, "shared": 1},
     )
-    assert budget.trunk_size == size
+    assert budget.trunk_sizes == (size,)
     assert budget.trunk.multiply_adds == reference(layout, *size)
 
 
@@ -124,6 +126,25 @@ def test_an_image_costs_its_crops_or_its_trunk_and_regions(layout: Layout) -> No
     assert image["shared"] == reference(layout, 600, 800) + regions
     alone = budget_of(layout, proposals=0).image_multiply_adds()
     assert alone == {"crops": 0, "shared": budget.trunk.multiply_adds}
+
+
+@pytest.mark.parametrize("levels", [None, [0, 1, 2], [2], [0, 1]])
+def test_a_pyramid_costs_the_sum_of_the_levels_in_use(levels: list[int] | None) -> None:
+    pyramid = SharedTrunkConfig(pyramid=[0.5, 1.5, 0.8], region_side=200)
+    sizes = [(300, 400), (900, 1200), (480, 640)]  # of 375 x 500 at a shorter side of 600
+    used = [0, 1, 2] if levels is None else levels
+    budget = budget_of("paper", shared=pyramid, levels=levels)
+    assert budget.trunk_sizes == tuple(sizes[level] for level in used)
+    alone = [budget_of("paper", shared=SharedTrunkConfig(min(size), max(size))) for size in sizes]
+    expected = sum(reference("paper", *sizes[level]) for level in used)
+    assert budget.trunk.multiply_adds == expected
+    assert sum(layer.multiply_adds for layer in budget.trunk.layers) == expected
+    assert budget.trunk.parameters == alone[0].trunk.parameters
+    assert budget.bytes["map"] == sum(alone[level].bytes["map"] for level in used)
+    assert budget.bytes["trunk"] == max(alone[level].bytes["trunk"] for level in used)
+    regions = 1300 * (budget.region.multiply_adds + budget.head.multiply_adds)
+    assert budget.image_multiply_adds()["shared"] == expected + regions
+    assert {**budget.bytes, "map": 0, "trunk": 0} == {**alone[0].bytes, "map": 0, "trunk": 0}
 
 
 @pytest.mark.parametrize("layout", ["paper", "torchvision"])
@@ -176,6 +197,29 @@ def test_made_up_boxes_lie_in_the_image(count: int) -> None:
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([500, 30, 500, 30])).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+def test_costs_of_passes_add_up_and_the_largest_fills_the_memory() -> None:
+    layer = nn.Conv2d(4, 2, 3)
+    small, large = (count_cost(nn.Sequential(layer), (4, s, s), run) for s in (7, 10))
+    for both in (add_costs([small, large]), add_costs([large, small])):
+        assert both.multiply_adds == small.multiply_adds + large.multiply_adds
+        assert both.parameters == small.parameters
+        assert both.layers[0].outputs == 2 * 25 + 2 * 64
+        assert (both.live_numbers, both.output_shape) == (large.live_numbers, (2, 8, 8))
+    assert add_costs([small]) == small
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_stage_of_two_workers_counts_both_whole_or_part_by_part(part: bool) -> None:
+    timer = StageTimer(torch.device("cpu"))
+    for _ in range(2 if part else 1):
+        with timer("stage", workers=2, part=part):
+            time.sleep(0.02)
+    stage = timer.stages["stage"]
+    assert stage.workers == 2
+    assert stage.worker_seconds >= 0.04
+    assert stage.seconds == stage.worker_seconds / 2
 
 
 def test_costs_add_up() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ def test_everything_comes_back_in_half_precision(tmp_path) -> None:
         ("a", "b c", "ü"),
         Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
         "crops",
-        SharedTrunkConfig(shorter_side=320, context=0.25),
+        SharedTrunkConfig(shorter_side=320, context=0.25, pyramid=[0.7071, 2.0], region_side=99.5),
         {"data": {"split": "train"}},
     )
     save_checkpoint(tmp_path / "x.safetensors", given)
@@ -52,15 +54,51 @@ def test_the_check_of_bfloat16_comes_back(tmp_path, check: PrecisionCheck | None
     assert load_checkpoint(tmp_path / "x.safetensors").precision_check == check
 
 
+def settings_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        settings: dict[str, Any] = json.loads(file.metadata()["detect"])
+        return settings
+
+
 def test_files_from_before_the_check_of_bfloat16_load(tmp_path, random_checkpoint) -> None:
-    with safe_open(random_checkpoint, framework="pt") as file:
-        settings = json.loads(file.metadata()["detect"])
+    settings = settings_of(random_checkpoint)
     del settings["precision_check"]
     tensors = load_file(random_checkpoint)
     save_file(tensors, tmp_path / "old.safetensors", {"detect": json.dumps(settings)})
     read = load_checkpoint(tmp_path / "old.safetensors")
     assert read.precision_check is None
     assert read.class_names == ("cat", "dog")
+
+
+def test_files_from_before_the_pyramid_have_one_level(tmp_path, random_checkpoint) -> None:
+    settings = settings_of(random_checkpoint)
+    settings["version"] = 1
+    settings["shared"] = {"shorter_side": 600, "max_side": 1000, "context": 16 / 224}
+    tensors = load_file(random_checkpoint)
+    save_file(tensors, tmp_path / "old.safetensors", {"detect": json.dumps(settings)})
+    shared = load_checkpoint(tmp_path / "old.safetensors").shared
+    assert shared == SharedTrunkConfig(600, 1000, 16 / 224, pyramid=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [
+        ({"pyramid": []}, r"pyramid must hold factors above 0: got \[\]"),
+        ({"pyramid": 3}, "not iterable"),
+        ({"levels": 3}, "levels"),
+    ],
+)
+def test_settings_of_a_shared_trunk_that_make_no_sense_are_refused_with_the_file(
+    tmp_path, random_checkpoint, shared: dict[str, object], message: str
+) -> None:
+    settings = settings_of(random_checkpoint) | {"shared": shared}
+    path = tmp_path / "strange.safetensors"
+    save_file(load_file(random_checkpoint), path, {"detect": json.dumps(settings)})
+    with pytest.raises(
+        ValueError, match=rf"strange\.safetensors: its shared .*{message}"
+    ) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(tmp_path) -> None:

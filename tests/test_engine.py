@@ -20,7 +20,8 @@ from detect.heads import RegionHead
 from detect.images import read_image
 from detect.map_operations import CompiledMaxPool
 from detect.precision import PrecisionCheck
-from detect.shared_geometry import SharedTrunkConfig
+from detect.shared_geometry import SharedTrunkConfig, region_levels
+from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
 
 CPU = torch.device("cpu")
@@ -99,14 +100,24 @@ def test_scores_of_a_photo_equal_the_plain_networks(
 
 
 @pytest.mark.parametrize(
-    ("regions", "precision"), [("shared", "float32"), ("shared", "auto"), ("crops", "auto")]
+    ("regions", "precision", "pyramid"),
+    [
+        ("shared", "float32", [1.0]),
+        ("shared", "auto", [1.0]),
+        ("shared", "float32", [0.5, 0.7, 1.0, 1.4]),
+        ("shared", "auto", [0.5, 0.7, 1.0, 1.4]),
+        ("crops", "auto", [1.0]),
+    ],
 )
 def test_scores_are_the_same_bits_for_any_number_of_threads(
-    bundled, street, regions: str, precision: str
+    bundled, street, regions: str, precision: str, pyramid: list[float]
 ) -> None:
     boxes = random_boxes(70 if regions == "shared" else 9)
+    shared = replace(bundled.shared, pyramid=pyramid, region_side=130)
+    assert len(region_levels(boxes, (200, 300), shared).unique()) == len(pyramid)
+    bundled = replace(bundled, shared=shared)
     expected = None
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 5):
         classifier = build_classifier(
             bundled, device=CPU, regions=regions, precision=precision, threads=threads
         )
@@ -133,6 +144,57 @@ def test_images_of_odd_sizes_score_as_by_the_plain_network(size: tuple[int, int]
     found = classifier.score_regions(image, boxes)
     expected = plain_classifier(checkpoint, "shared").score_regions(image, boxes)
     torch.testing.assert_close(found[1], expected[1], atol=1e-4, rtol=0)
+
+
+def levels_of(checkpoint: Checkpoint, monkeypatch) -> list[set[int]]:
+    """The levels of the pyramid that each pass of the start's checks uses."""
+    image_maps, used = SharedTrunkClassifier.image_maps, []
+
+    def note(classifier, image: Tensor, levels: list[int]):
+        used.append(set(levels))
+        return image_maps(classifier, image, levels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedTrunkClassifier, "image_maps", note)
+        build_classifier(checkpoint, device=CPU, precision="float32", threads=1)
+    return used
+
+
+@pytest.mark.parametrize(
+    ("pyramid", "region_side"),
+    [
+        ([0.3536, 0.5, 0.7071, 1.0, 1.4142], 180.0),
+        ([0.5, 1.0, 2.0], 160.0),
+        ([1.0, 2.0], 160.0),
+        ([1.0, 1.4142], 160.0),
+        ([1.0, 0.5], 320.0),
+    ],
+)
+def test_the_check_at_the_start_uses_several_levels_of_a_pyramid(
+    monkeypatch, pyramid: list[float], region_side: float
+) -> None:
+    checkpoint = small_checkpoint()
+    checkpoint.shared = SharedTrunkConfig(pyramid=pyramid, region_side=region_side)
+    plain, prepared = levels_of(checkpoint, monkeypatch)
+    assert plain == prepared
+    assert len(plain) >= 2
+
+
+def test_images_that_enter_smaller_have_their_regions_in_the_same_levels(street) -> None:
+    checkpoint = small_checkpoint()
+    checkpoint.shared = SharedTrunkConfig(400, 600, pyramid=[0.5, 1.0, 2.0], region_side=160)
+    boxes = random_boxes(50)
+    levels = region_levels(boxes, (200, 300), checkpoint.shared)
+    smaller = assemble(
+        checkpoint,
+        checkpoint.network,
+        regions="shared",
+        workers=CoreWorkers(1),
+        shorter_side=100,
+    )
+    assert isinstance(smaller, SharedTrunkClassifier)
+    assert smaller.trunk.config.shorter_side == 100
+    assert torch.equal(region_levels(boxes, (200, 300), smaller.trunk.config), levels)
 
 
 def test_regions_are_cut_as_in_training_unless_told_otherwise() -> None:
@@ -361,18 +423,21 @@ def test_precision_cannot_be_checked_without_regions(street) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("regions", ["shared", "crops"])
+@pytest.mark.parametrize(
+    ("regions", "pyramid"), [("shared", [1.0]), ("shared", [0.5, 1.0, 1.4]), ("crops", [1.0])]
+)
 def test_scores_on_a_gpu_equal_the_plain_networks_on_the_cpu(
-    street, caplog, regions: str, precision: str
+    street, caplog, regions: str, precision: str, pyramid: list[float]
 ) -> None:
     bundled = load_checkpoint()
+    bundled.shared = replace(bundled.shared, pyramid=pyramid)
     classifier = build_classifier(
         bundled, device=torch.device("cuda"), regions=regions, precision=precision
     )
     assert warnings_in(caplog) == []
     assert network_of(classifier).dtype == getattr(torch, precision)
     boxes = random_boxes(40)
-    expected = plain_classifier(load_checkpoint(), regions).score_regions(street, boxes)[1]
+    expected = plain_classifier(bundled, regions).score_regions(street, boxes)[1]
     for _ in range(2):  # captured, then replayed
         scores = classifier.score_regions(street, boxes)[1]
         assert PrecisionCheck.compare([expected], [scores]).passes()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -182,7 +182,9 @@ def test_detector_json_tells_what_the_models_are_and_how_they_were_checked(
     assert described["class_names"] == ["cat", "dog"]
     assert described["background"] == 2
     assert described["preprocessing"]["mean"] == [123, 117, 104]
-    assert described["shared"] == {"shorter_side": 96, "max_side": 160, "context": 16 / 224}
+    assert described["shared"] == asdict(load_checkpoint(random_checkpoint).shared)
+    assert described["shared"]["pyramid"] == [1.0]
+    assert "pyramid" in described["how_to"]
     assert described["map"] == {"stride": 16, "first_centre": 14.5, "points": 14}
     assert described["box_offsets"]["units"] == [0.1, 0.1, 0.2, 0.2]
     assert described["opset"] == DEFAULT_OPSET

@@ -4,7 +4,9 @@ import hashlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,11 @@ from detect.engine import Classifier, assemble
 from detect.onnx_backend import OnnxClassifier
 from detect.onnx_files import write_folder
 from detect.onnx_graph import export_in_memory
+from detect.shared_geometry import region_levels
 from detect.workers import CoreWorkers
 from tests.foreign_reader import ForeignReader
+
+PYRAMID = {"shorter_side": 300, "pyramid": [0.3536, 0.5, 0.7071, 1.0, 1.4142], "region_side": 110}
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +44,24 @@ def classifiers(checkpoint: Checkpoint) -> dict[str, OnnxClassifier]:
     }
 
 
+def bundled(**shared: Any) -> Checkpoint:
+    """The bundled checkpoint, images entering its trunk otherwise."""
+    checkpoint = load_checkpoint(BUNDLED)
+    return replace(checkpoint, shared=replace(checkpoint.shared, **shared))
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Exports of the bundled checkpoint."""
-    folder, checkpoint = tmp_path_factory.mktemp("exports"), load_checkpoint(BUNDLED)
-    for regions in ("crops", "shared"):
-        write_folder(folder / regions, export_in_memory(checkpoint, regions), {})
-    return {regions: folder / regions for regions in ("crops", "shared")}
+    """Exports of the bundled checkpoint, and with a pyramid that it may not be trained for."""
+    folder = tmp_path_factory.mktemp("exports")
+    exports = {
+        "crops": export_in_memory(bundled(), "crops"),
+        "shared": export_in_memory(bundled(pyramid=[1.0]), "shared"),
+        "pyramid": export_in_memory(bundled(**PYRAMID), "shared"),
+    }
+    for name, exported in exports.items():
+        write_folder(folder / name, exported, {})
+    return {name: folder / name for name in exports}
 
 
 def on_torch(checkpoint: Checkpoint, regions: str) -> Classifier:
@@ -71,6 +87,24 @@ def test_boxes_and_scores_equal_those_of_torch(classifiers, checkpoint, regions,
     expected_moved, expected = on_torch(checkpoint, regions).score_regions(image, boxes)
     assert moved.shape == (n, 2, 4)
     assert scores.shape == (n, 3)
+    torch.testing.assert_close(moved, expected_moved, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [(1, 300), (60, 80)])
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_regions_of_a_pyramid_score_as_on_torch(checkpoint, size, n, threads) -> None:
+    shared = replace(checkpoint.shared, pyramid=[1.0, 0.5, 2.0], region_side=55)
+    checkpoint = replace(checkpoint, shared=shared)
+    height, width = size
+    image = torch.arange(3 * height * width).view(3, height, width).to(torch.uint8)
+    boxes = boxes_in(n, width, height)
+    if size == (60, 80) and n == 9:
+        assert set(region_levels(boxes, size, shared).tolist()) == {0, 1, 2}
+    ours = OnnxClassifier.from_checkpoint(checkpoint, batch_size=4, threads=threads)
+    moved, scores = ours.score_regions(image, boxes)
+    expected_moved, expected = on_torch(checkpoint, "shared").score_regions(image, boxes)
     torch.testing.assert_close(moved, expected_moved, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
 
@@ -119,12 +153,15 @@ def test_a_detector_takes_it_in_place_of_the_torch_classifiers(checkpoint, class
     torch.testing.assert_close(detections[0].boxes, detections[1].boxes, atol=1e-2, rtol=1e-4)
 
 
-@pytest.mark.parametrize("regions", ["crops", "shared"])
-def test_a_folder_gives_what_its_checkpoint_gives(folders, regions) -> None:
+@pytest.mark.parametrize(
+    ("name", "regions", "shared"),
+    [("crops", "crops", {}), ("shared", "shared", {"pyramid": [1.0]}), ("pyramid", None, PYRAMID)],
+)
+def test_a_folder_gives_what_its_checkpoint_gives(folders, name, regions, shared) -> None:
     photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1).contiguous()
     boxes = torch.tensor([[80.0, 10.0, 440.0, 290.0], [3.0, 5.0, 60.0, 70.0]])
-    loaded = OnnxClassifier.from_folder(folders[regions])
-    made = OnnxClassifier.from_checkpoint(load_checkpoint(BUNDLED), regions=regions)
+    loaded = OnnxClassifier.from_folder(folders[name])
+    made = OnnxClassifier.from_checkpoint(bundled(**shared), regions=regions)
     assert loaded.settings == made.settings
     for found, expected in zip(
         loaded.score_regions(photo, boxes), made.score_regions(photo, boxes), strict=True
@@ -132,25 +169,43 @@ def test_a_folder_gives_what_its_checkpoint_gives(folders, regions) -> None:
         assert torch.equal(found, expected)
 
 
+def test_folders_from_before_the_pyramid_have_one_level(folders, tmp_path) -> None:
+    for path in folders["shared"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shared = json.loads((tmp_path / "detector.json").read_text())["shared"]
+    del shared["pyramid"], shared["region_side"]
+    change(tmp_path / "detector.json", shared=shared, version=1)
+    old, new = OnnxClassifier.from_folder(tmp_path), OnnxClassifier.from_folder(folders["shared"])
+    assert old.settings.shared.pyramid == [1.0]
+    photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1).contiguous()
+    boxes = torch.tensor([[80.0, 10.0, 440.0, 290.0], [3.0, 5.0, 60.0, 70.0]])
+    assert torch.equal(old.score_regions(photo, boxes)[1], new.score_regions(photo, boxes)[1])
+
+
 @pytest.mark.parametrize(
-    ("regions", "tolerance", "pixels"),
-    [("crops", 0.02, 1.0), ("shared", 1e-4, 0.02)],  # our crops have whole grey levels
+    ("name", "tolerance", "pixels"),
+    # Our crops have whole grey levels.
+    [("crops", 0.02, 1.0), ("shared", 1e-4, 0.02), ("pyramid", 1e-4, 0.02)],
 )
 def test_detector_json_tells_enough_to_do_without_our_code(
-    folders, regions: str, tolerance: float, pixels: float
+    folders, name: str, tolerance: float, pixels: float
 ) -> None:
     image = data.astronaut()  # 512 x 512
-    foreign, ours = ForeignReader(folders[regions]), OnnxClassifier.from_folder(folders[regions])
+    foreign, ours = ForeignReader(folders[name]), OnnxClassifier.from_folder(folders[name])
     given = [[0.0, 0.0, 512.0, 512.0], [100.5, 0.0, 390.25, 500.0], [440.0, 460.0, 512.0, 490.0]]
+    if name == "pyramid":
+        given += [[100.0, 50.0, 300.0, 250.0], [100.0, 50.0, 360.0, 310.0]]
+        levels = region_levels(torch.tensor(given), (512, 512), ours.settings.shared)
+        assert levels.tolist() == [0, 1, 4, 3, 2]
     photo = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     boxes, scores = ours.score_regions(photo, torch.tensor(given))
     person = foreign.facts["class_names"].index("person")
-    assert scores[0, person] > 0.3 > 0.2 > scores[2, person]  # not background all over
+    assert scores[0, person] > scores[2, person] + 0.1  # not background all over
     for i, box in enumerate(given):
         moved, probabilities = foreign(image, box)
         np.testing.assert_allclose(probabilities, scores[i], atol=tolerance)
         np.testing.assert_allclose(moved, boxes[i], atol=pixels)
-    if regions == "crops":
+    if name == "crops":
         crops = crop_boxes(photo, torch.tensor(given), ours.settings.crop).numpy()
         for crop, box in zip(crops, given, strict=True):
             np.testing.assert_allclose(foreign.crop(image, box), crop, atol=1.01)
@@ -175,6 +230,7 @@ def change(path: Path, **values: object) -> None:
         ("detector.json", lambda path: change(path, version=99), "version 99 is newer than"),
         ("detector.json", lambda path: change(path, regions="x"), "KeyError: 'x'"),
         ("detector.json", lambda path: change(path, shared={"x": 1}), "not as tools/export.py"),
+        ("detector.json", lambda path: change(path, shared={"pyramid": []}), "factors above 0"),
         ("detector.json", lambda path: path.write_bytes(b"\xff\xfe"), "not as tools/export.py"),
         ("trunk.onnx", Path.unlink, "no such file; tools/export.py writes all of them"),
         ("trunk.onnx", cut_short, r"not the file that detector\.json names \(damaged\?\)"),

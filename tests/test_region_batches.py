@@ -93,6 +93,18 @@ def test_regions_are_cut_in_the_workers_batch_by_batch() -> None:
     assert torch.equal(torch.cat(sorted(given, key=lambda part: part.data_ptr())), boxes)
 
 
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_what_is_cut_may_be_other_than_the_boxes_that_are_moved(n: int) -> None:
+    boxes, batches = (
+        random_boxes(n),
+        RegionBatches(Scorer(), device=CPU, batch_size=2, workers=CoreWorkers(2)),
+    )
+    doubled = torch.cat([boxes * 2, torch.ones(n, 1)], dim=1)
+    found = batches.score(boxes, lambda part: cut(part[:, :4] / 2), SIZE, regions=doubled)
+    for a, b in zip(found, expected_scores(boxes), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 def test_a_region_that_cannot_be_cut_reaches_the_caller_and_others_can_follow() -> None:
     def refuse(boxes: Tensor) -> Tensor:
         raise ValueError("1 boxes have no area")

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from detect.budget_settings import BudgetConfig
+from detect.checkpoint import load_checkpoint, save_checkpoint
+from detect.shared_geometry import SharedTrunkConfig
 from tests.conftest import ROOT
 from tools import budget as tool
 
@@ -50,7 +52,7 @@ def test_both_modes_are_counted_and_measured(run: Run, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     content = json.loads((tmp_path / "new" / "b.json").read_text())
     assert content["image_size"] == [60, 80]
-    assert content["trunk_size"] == [96, 128]
+    assert content["trunk_sizes"] == [[96, 128]]
     assert (content["layout"], content["precision"]) == ("paper", "float32")
     counts = content["multiply_adds"]
     assert counts["crop"] == 1_581_647_872
@@ -70,6 +72,23 @@ def test_both_modes_are_counted_and_measured(run: Run, tmp_path: Path) -> None:
     assert "a crop                1.5816 G, 1.05 x the paper's 1.5000 G" in done.out
     assert re.search(r"inception5b.branch4.1.conv +5,218,304", done.out)
     assert done.out.endswith("written to new/b.json\n")
+
+
+def test_the_levels_of_a_pyramid_are_named_and_measured(
+    run: Run, tmp_path: Path, random_checkpoint: Path
+) -> None:
+    checkpoint = load_checkpoint(random_checkpoint)
+    checkpoint.shared = SharedTrunkConfig(96, 160, pyramid=[0.05, 0.5, 1.0, 2.0], region_side=35)
+    save_checkpoint(tmp_path / "pyramid.safetensors", checkpoint)
+    made_up = ("height=60", "width=80", "proposals=20", "precision=float32", "out=b.json")
+    done = run(*made_up, "checkpoint=pyramid.safetensors", "threads=2")
+    assert done.status == 0, done.err
+    assert "image at 48 x 64, 96 x 128, 192 x 256\n" in done.out  # 0.05 is no region's level
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert content["trunk_sizes"] == [[48, 64], [96, 128], [192, 256]]
+    stages = content["measured"]["shared"]["stages"]
+    assert list(stages) == ["trunk", "cut", "network", "head", "merge"]
+    assert 0 < stages["trunk"]["share_of_peak"] < 2
 
 
 def test_a_photo_is_read_and_searched(run: Run, tmp_path: Path) -> None:
