@@ -139,6 +139,26 @@ def decode_image(file: IO[bytes]) -> Image.Image:
             raise UndecodableError(f"damaged or cut off ({_first_line(error)})") from error
 
 
+def read_upright_size(file: IO[bytes]) -> tuple[int, int]:
+    """Return width and height of the image that ``decode_image`` would make, from the header.
+
+    Raises:
+        UndecodableError: If it is no image of a known format, or too large.
+    """
+    with _pillow_set_up:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            file.seek(0)
+            raise UndecodableError(_name_unknown(file.read(512))) from None
+        except Exception as error:  # as above
+            raise UndecodableError(_first_line(error)) from error
+        if not image.width or not image.height:
+            raise UndecodableError(f"no pixels: its size is {image.width} x {image.height}")
+        turned = _orientation(image) >= 5 and image.format != "TIFF"  # whose size Pillow turns
+        return (image.height, image.width) if turned else image.size
+
+
 def _open(file: IO[bytes]) -> Image.Image:
     """Open and load an image file, with the checks that Pillow does not make itself."""
     image = Image.open(file, formats=FORMATS)
@@ -191,8 +211,8 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 where the EXIF data is missing or damaged."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    try:  # the base class's method: PNG's own decodes the pixels for what may stand behind them
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data is no reason to refuse intact pixels
         return 1
 

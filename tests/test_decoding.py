@@ -246,7 +246,13 @@ def test_damage_never_raises_anything_but_image_error(
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(content)
     try:
-        assert read_image(path).shape[0] == 3
+        size = decoding.read_upright_size(io.BytesIO(content))
+    except decoding.UndecodableError as error:
+        assert "\n" not in str(error)
+        size = None
+    try:
+        channels, height, width = read_image(path).shape
+        assert (channels, (width, height)) == (3, size)
     except ImageError as error:
         assert "\n" not in str(error)
 
@@ -272,6 +278,7 @@ def test_every_exif_orientation_is_applied(tmp_path: Path, format: str, orientat
     data = encode(np.ascontiguousarray(stored), format, exif=exif.tobytes(), **options)
     error = np.abs(write_and_read(tmp_path, data).astype(int) - SMOOTH)
     assert error.max() <= (12 if format == "JPEG" else 0)
+    assert decoding.read_upright_size(io.BytesIO(data)) == (WIDTH, HEIGHT)
 
 
 ORIENTATION_AS_TEXT = struct.pack("<4sIHHHI4sI", b"II*\0", 8, 1, 0x0112, 2, 4, b"six", 0)
@@ -282,6 +289,16 @@ def test_damaged_exif_data_does_not_lose_the_image(tmp_path: Path, exif: bytes) 
     data = encode(SMOOTH, "JPEG", quality=95, exif=b"Exif\0\0" + exif)
     image = write_and_read(tmp_path, data)
     assert image.shape == SMOOTH.shape
+
+
+def test_the_size_of_an_image_takes_no_pixels() -> None:
+    for kind in ("jpeg", "png", "bmp"):
+        data = (LOSSLESS | LOSSY)[kind]
+        cut_off = io.BytesIO(data[: len(data) * 9 // 10])
+        assert decoding.read_upright_size(cut_off) == (WIDTH, HEIGHT)
+    for nothing in (b"", b"<html>404</html>"):
+        with pytest.raises(decoding.UndecodableError):
+            decoding.read_upright_size(io.BytesIO(nothing))
 
 
 def test_grey_images_have_three_equal_channels(tmp_path: Path) -> None:
@@ -513,6 +530,8 @@ def test_images_up_to_the_limit_are_read(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(decoding, "MAX_PIXELS", HEIGHT * WIDTH)
     assert write_and_read(tmp_path, LOSSLESS["png"]).shape == (HEIGHT, WIDTH, 3)
     monkeypatch.setattr(decoding, "MAX_PIXELS", HEIGHT * WIDTH - 2)
+    with pytest.raises(decoding.UndecodableError):
+        decoding.read_upright_size(io.BytesIO(LOSSLESS["png"]))
     assert "megapixels" in reason_for(tmp_path, LOSSLESS["png"])
 
 

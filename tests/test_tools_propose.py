@@ -31,6 +31,7 @@ from detect.settings import ProposeConfig, RecallConfig
 from proposals import SelectiveSearch
 from proposals.store import ProposalFile, StoredPhoto, write_proposal_file
 from tests.conftest import ROOT
+from tests.data_trees import write_coco, write_ilsvrc, write_voc
 from tools import propose as tool
 
 XML = """<annotation><size><width>100</width><height>80</height></size>{objects}</annotation>"""
@@ -202,10 +203,31 @@ def test_a_data_set_is_proposed_under_its_names(tmp_path: Path, run: Run) -> Non
     done = run("data=voc", "data.root=voc", "data.split=val", *SMALL)
     assert done.status == 0, done.err
     assert ProposalFile.open(tmp_path / "proposals.npz").names == ("0", "1")
+    assert done.err == ""
     (tmp_path / "voc/JPEGImages/1.jpg").unlink()
-    done = run("data=voc", "data.root=voc", "data.split=val", *SMALL)
-    assert done.status == 1
-    assert read_skipped(tmp_path / "skipped.csv") == [("1", "no such file")]
+    done = run("data=voc", "data.root=voc", "data.split=val", "out=p.npz", *SMALL)
+    assert done.status == 0
+    assert done.err == (
+        "note: voc/Annotations: 1 left out (missing_photo), the first at image 1: its photo is not "
+        "there\n"
+    )
+    assert ProposalFile.open(tmp_path / "p.npz").names == ("0",)
+
+
+@pytest.mark.parametrize("write", [write_voc, write_coco, write_ilsvrc])
+def test_every_data_set_is_proposed_and_its_recall_measured(
+    tmp_path: Path, run: Run, write: Callable[..., Path]
+) -> None:
+    square = ("polar bear", (10, 20, 50, 60))
+    write(tmp_path / "my set", {"a b": [square], "ü 猫": [], "c": [square, square]}, "val")
+    data = (f"data={write.__name__.removeprefix('write_')}", "data.root=my set", "data.split=val")
+    assert run(*data, "out=p.npz", *SMALL).status == 0
+    assert ProposalFile.open(tmp_path / "p.npz").names == ("a b", "ü 猫", "c")
+    done = run("recall", "p.npz", *data)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("3 photos, 3 objects (difficult ones counted)\n")
+    rows = json.loads((tmp_path / "recall/recall.json").read_text())["files"][0]["budgets"]
+    assert rows[-1]["recall_50"] == 1
 
 
 def test_paths_come_from_standard_input_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -234,7 +256,9 @@ def test_paths_come_from_standard_input_in_a_process_of_its_own(tmp_path: Path) 
         (["data=voc"], "set data.root=..."),
         (["data=voc", "data.rot=voc"], "did you mean data.root"),
         (["data=vocc", "data.root=voc"], "data=vocc: "),
-        (["data=voc", "data.root=nowhere"], "data: nowhere/ImageSets/Main/train.txt"),
+        (["data=voc", "data.root=nowhere"], "data: nowhere: no such folder"),
+        (["data=coco", "data.root=voc"], "data: voc/annotations/instances_train2017.json: No such"),
+        (["data=ilsvrc", "data.root=voc"], "data: voc: no devkit/data/meta_det.mat"),
         (["data.root=voc"], "no setting 'data.root'"),
         (["recall", "data.root=voc"], "no FILE given"),
         (["recall", "p.npz"], "set data.root=..."),

@@ -6,12 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from detect.config import ConfigError, check_keys
+from detect.config import ConfigError, build, check_keys
 from detect.data.problems import InputError
+
+if TYPE_CHECKING:  # what loads torch, which scoring does without
+    from detect.data.labelled import LabelledPhotos
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 
@@ -67,6 +71,14 @@ def answer(tool: str, request: Callable[[], int], busy: type[Exception]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def read_data(chosen: Any) -> LabelledPhotos:
+    """Read the data set that a file of configs/data and its settings choose; print its notes."""
+    photos: LabelledPhotos = build("data", chosen)
+    for note in photos.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return photos
 
 
 def _refuse(tool: str, error: BaseException) -> int:

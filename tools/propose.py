@@ -1,12 +1,13 @@
 """Propose boxes for photos or a data set, and measure how well they cover its objects.
 
 usage: python tools/propose.py PATH... [key=value ...]
-       python tools/propose.py data=voc data.root=FOLDER data.split=val [key=value ...]
-       python tools/propose.py recall FILE... data=voc data.root=FOLDER [key=value ...]
+       python tools/propose.py data=NAME data.root=FOLDER data.split=val [key=value ...]
+       python tools/propose.py recall FILE... data=NAME data.root=FOLDER [key=value ...]
 
 PATH: photos, folders, globs, or - for a list on standard input. FILE: what this tool wrote; several
-are compared. The same command goes on where an interrupted one stopped. Exit status: 0 done,
-1 some inputs were skipped (skipped.csv names them), 2 the request was wrong, 130 interrupted.
+are compared. NAME: voc, coco or ilsvrc; docs/data.md has their settings. The same command goes on
+where an interrupted one stopped. Exit status: 0 done, 1 some inputs were skipped (skipped.csv names
+them), 2 the request was wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from detect.results import write_skipped
 from detect.settings import ProposeConfig, RecallConfig
 from proposals.compute import compute_proposals
 from proposals.working_file import FileBusy
-from tools.command_line import answer
+from tools.command_line import answer, read_data
 from tools.progress import progress
 
 
@@ -34,7 +35,7 @@ def propose(paths: list[str], overrides: list[str]) -> int:
     """Compute the file of proposals and print the summary; return the exit status."""
     settings, _ = config.load_config("propose", overrides)
     out, workers = Path(settings.out), settings.workers or os.cpu_count() or 1
-    records = settings.data and config.build("data", settings.data)
+    records = settings.data and read_data(settings.data).records
     sources = proposing.photo_sources(paths, records)
     proposer, again = config.build("proposer", settings.proposer), settings.overwrite
     with progress(len(sources), "photos") as bar:
@@ -49,7 +50,7 @@ def propose(paths: list[str], overrides: list[str]) -> int:
 def recall(paths: list[str], overrides: list[str]) -> int:
     """Measure files of proposals, print the table and write it; return the exit status."""
     settings, plain = config.load_config("recall", overrides)
-    files, records = open_files(paths), config.build("data", settings.data)
+    files, records = open_files(paths), read_data(settings.data).records
     rules = {name: plain[name] for name in ("budgets", "difficult", "plot_budget")}
     report = measure_recall(files, records, **rules)
     write_recall_report(Path(settings.out), report, plain)

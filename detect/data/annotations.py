@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
@@ -35,6 +35,9 @@ NO_BOX = Kind(
     "no_box", "is no box of numbers with xmin <= xmax and ymin <= ymax", "correct or remove it"
 )
 NO_SIZE = Kind("no_size", "is no <size> in whole pixels", "correct or remove it")
+XML_DROP = tuple(
+    kind.name for kind in (MISSING_XML, NO_XML, NO_ANNOTATION, NO_NAME, NO_BOX, NO_SIZE)
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Annotations:
         classes: Class name or WordNet id of each object, ``[M]``.
         corners: ``xmin, ymin, xmax, ymax`` as in the files: 1-based, inclusive, float64 ``[M, 4]``.
         difficult: Objects that count neither as found nor as missed, bool ``[M]``.
+        notes: What was left out.
     """
 
     names: tuple[str, ...]
@@ -56,6 +60,7 @@ class Annotations:
     classes: list[str]
     corners: NDArray[np.float64]
     difficult: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
 
 
 class XmlObject(NamedTuple):
@@ -66,7 +71,9 @@ class XmlObject(NamedTuple):
     difficult: bool
 
 
-def read_annotations(source: Path, names: Sequence[str], *, any_box: bool = False) -> Annotations:
+def read_annotations(
+    source: Path, names: Sequence[str], *, any_box: bool = False, drop: Collection[str] = ()
+) -> Annotations:
     """Read the XML file of every name.
 
     Args:
@@ -74,6 +81,11 @@ def read_annotations(source: Path, names: Sequence[str], *, any_box: bool = Fals
             in whatever folder of the archive.
         names: Names of the images, each once.
         any_box: Take boxes without area too.
+        drop: What is left out where it is wrong in these ways, of ``XML_DROP``: the image whose
+            file is missing or no annotation, the object without a name or box, the size.
+
+    Returns:
+        The objects of the images that are left.
 
     Raises:
         InputError: Names the first files that are missing, no proper XML, or hold an object
@@ -87,17 +99,21 @@ def read_annotations(source: Path, names: Sequence[str], *, any_box: bool = Fals
     found, sizes, plain = scan_annotations(np.frombuffer(data, np.uint8), ends - lengths, ends)
     classes = [data[start:end].decode("ascii") for start, end in found.names.tolist()]
 
-    problems = Problems(str(source))
+    problems = Problems(str(source), drop)
     others: list[tuple[int, XmlObject]] = []  # with the positions of their images
+    usable = np.ones(len(names), dtype=np.bool_)
     for i in np.flatnonzero(~plain).tolist():
         content = contents[i]
         if content is None:
             problems.add(MISSING_XML, f"image {names[i]}", f"{names[i]}.xml")
-        else:
-            objects, sizes[i] = parse_annotation(content, names[i], problems, any_box=any_box)
+        root = None if content is None else _parse_root(content, names[i], problems)
+        usable[i] = root is not None
+        if root is not None:
+            objects, sizes[i] = _parse_content(root, names[i], problems, any_box)
             others += [(i, parsed) for parsed in objects]
     problems.raise_if_any()
-    return _merge(tuple(names), sizes, found, classes, others)
+    merged = _merge(tuple(names), sizes, found, classes, others)
+    return replace(_select_images(merged, usable), notes=tuple(problems.notes()))
 
 
 def parse_annotation(
@@ -114,15 +130,46 @@ def parse_annotation(
     Returns:
         The objects, and the image's width and height, 0 where the file does not tell them.
     """
+    root = _parse_root(data, name, problems)
+    return ([], (0, 0)) if root is None else _parse_content(root, name, problems, any_box)
+
+
+def read_photo_names(source: Path, names: Sequence[str]) -> dict[str, str]:
+    """Read what annotations call their photos, without folders.
+
+    Args:
+        source: A folder of ``NAME.xml``, or a tar archive of them.
+        names: Names of the images.
+
+    Returns:
+        The ``<filename>`` of each image whose file gives one.
+    """
+    files = read_files(source, [f"{name}.xml" for name in names])
+    found = {}
+    for name in names:
+        root = _parse_root(files.get(f"{name}.xml", b""), name, Problems(str(source)))
+        text = "" if root is None else (root.findtext("filename") or "").strip()
+        if text:  # some tools write whole paths, those of Windows among them
+            found[name] = text.replace("\\", "/").rpartition("/")[2]
+    return found
+
+
+def _parse_root(data: bytes, name: str, problems: Problems) -> Element | None:
     try:
-        root = defusedxml.ElementTree.fromstring(data)
+        root: Element = defusedxml.ElementTree.fromstring(data)
     except (ParseError, DefusedXmlException) as error:
         harm = "a declaration of types or entities, which may do harm,"
         problems.add(NO_XML, f"{name}.xml", str(error) if isinstance(error, ParseError) else harm)
-        return [], (0, 0)
+        return None
     if root.tag != "annotation":
         problems.add(NO_ANNOTATION, f"{name}.xml", f"<{root.tag}>")
-        return [], (0, 0)
+        return None
+    return root
+
+
+def _parse_content(
+    root: Element, name: str, problems: Problems, any_box: bool
+) -> tuple[list[XmlObject], tuple[int, int]]:
     parsed = [_parse_object(e, name, problems, any_box) for e in root.iterfind("object")]
     return [found for found in parsed if found is not None], _parse_size(root, name, problems)
 
@@ -179,3 +226,18 @@ def _merge(
         classes = classes + [parsed.name for _, parsed in others]
         classes = [classes[i] for i in order]
     return Annotations(names, sizes, images, classes, corners, difficult)
+
+
+def _select_images(annotations: Annotations, keep: NDArray[np.bool_]) -> Annotations:
+    """Return the annotations of the images of a mask, ``[I]``."""
+    if keep.all():
+        return annotations
+    objects = keep[annotations.images]
+    return Annotations(
+        tuple(name for name, kept in zip(annotations.names, keep, strict=True) if kept),
+        annotations.sizes[keep],
+        (np.cumsum(keep) - 1)[annotations.images[objects]].astype(np.int32),
+        [name for name, kept in zip(annotations.classes, objects, strict=True) if kept],
+        annotations.corners[objects],
+        annotations.difficult[objects],
+    )

@@ -52,6 +52,16 @@ class BoxColumns:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, keep: NDArray[np.bool_]) -> BoxColumns:
+        """Select entries by a mask."""
+        return BoxColumns(
+            self.rows[keep],
+            self.image_ids[keep],
+            self.category_ids[keep],
+            self.boxes[keep],
+            self.scores[keep],
+        )
+
 
 def box_columns(
     entries: Sequence[Any],

@@ -53,6 +53,7 @@ _ANNOTATION_KINDS = EntryKinds(
     Kind("bad_box", BAD_BOX, "correct or remove the annotation"),
     _BAD_AREA,  # annotations have no score
 )
+INSTANCES_DROP = tuple(kind.name for kind in _ANNOTATION_KINDS[:4])
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,16 @@ class Instances:
     notes: tuple[str, ...] = ()
 
 
-def read_instances(path: Path, *, repair: Collection[str] = ()) -> Instances:
+def read_instances(
+    path: Path, *, repair: Collection[str] = (), drop: Collection[str] = ()
+) -> Instances:
     """Read an ``instances`` file, plain, .gz or .xz; see ``check_instances``."""
-    return check_instances(read_json(path), str(path), repair=repair)
+    return check_instances(read_json(path), str(path), repair=repair, drop=drop)
 
 
-def check_instances(truth: Any, where: str, *, repair: Collection[str] = ()) -> Instances:
+def check_instances(
+    truth: Any, where: str, *, repair: Collection[str] = (), drop: Collection[str] = ()
+) -> Instances:
     """Check a ground truth and put it into columns.
 
     Ids must be whole, unique and known, boxes finite and not inverted. As in ``COCOeval``, only
@@ -105,6 +110,7 @@ def check_instances(truth: Any, where: str, *, repair: Collection[str] = ()) -> 
         truth: What an ``instances`` file holds.
         where: What messages call it.
         repair: ``annotation_ids`` accepts annotation ids that pycocotools would stumble over.
+        drop: Annotations that are wrong in these ways, of ``INSTANCES_DROP``, are left out.
 
     Raises:
         InputError: Names the first entries of every kind that are wrong, and how many there are.
@@ -117,20 +123,22 @@ def check_instances(truth: Any, where: str, *, repair: Collection[str] = ()) -> 
     for key in ("images", "annotations", "categories"):
         if not isinstance(truth.get(key), Sequence) or isinstance(truth[key], str):
             raise InputError(f"{where}: has no list {key!r}; give the instances file of a data set")
-    problems = Problems(where)
+    problems = Problems(where, drop)
     image_ids, names = _named(truth["images"], "images", "file_name", problems)
     category_ids, class_names = _named(truth["categories"], "categories", "name", problems)
     sizes = _sizes(truth["images"], problems)
     columns = box_columns(
         truth["annotations"], problems, _ANNOTATION_KINDS, _place("annotations"), scored=False
     )
-    check_ids_and_boxes(
+    wrong = check_ids_and_boxes(
         columns, image_ids, category_ids, problems, _ANNOTATION_KINDS, _place("annotations")
     )
+    columns = columns[~wrong]
     entries = [truth["annotations"][row] for row in columns.rows]
     areas, crowd = _areas(entries, columns, problems), _crowd(entries, columns, problems)
     notes = _check_annotation_ids(entries, columns.rows, problems, ANNOTATION_IDS in repair)
     problems.raise_if_any()
+    notes = [*problems.notes(), *notes]
     if ignored := sum(1 for entry in entries if entry.get("ignore") and not entry.get("iscrowd")):
         notes.append(f"{where}: 'ignore' of {ignored} annotations has no effect, as in pycocotools")
     by_id, classes = np.argsort(image_ids), np.argsort(category_ids)
