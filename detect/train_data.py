@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from detect.data.labelled import LabelledPhotos, first, only_classes, split_randomly
+from detect.data.labelled import LabelledPhotos
 from detect.data.problems import InputError
 from detect.data.records import Record
+from detect.data.splits import first, only_classes, split_randomly
 from detect.distributed import Group
 from detect.proposing import photo_sources
 from detect.train_settings import TrainConfig
