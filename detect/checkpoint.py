@@ -68,6 +68,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     tensors: dict[str, Tensor] = {}
     for part, module in (("network", checkpoint.network), ("head", checkpoint.head)):
         for key, tensor in module.state_dict().items():
+            if key.startswith("aux"):  # of use in training alone
+                continue
             half = tensor.half() if tensor.is_floating_point() else tensor
             tensors[f"{part}.{key}"] = half.cpu().contiguous()
     write_atomically(Path(path), save(tensors, {"detect": json.dumps(settings, sort_keys=True)}))

@@ -103,8 +103,13 @@ def check_keys(name: str, overrides: Sequence[str]) -> None:
         overrides: ``key=value``; those of Hydra itself, and ``+key`` and ``~key``, pass.
 
     Raises:
-        ConfigError: If a key is unknown.
+        ConfigError: If a key is unknown, or a chosen file is not there.
     """
+    for override in _choices(overrides):
+        group, _, choice = override.partition("=")
+        there = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+        if choice not in there and choice != "null":
+            raise ConfigError(f"{override}: there is no such choice; choose {', '.join(there)}")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:  # what else there is to set depends on what is chosen
             known = list(_keys(OmegaConf.to_container(compose(name, _choices(overrides)))))
@@ -112,7 +117,7 @@ def check_keys(name: str, overrides: Sequence[str]) -> None:
             return
     for override in overrides:
         key = override.partition("=")[0]
-        if key in known or key.startswith(("+", "~", "hydra.", "hydra/")):
+        if key in known or key in GROUPS or key.startswith(("+", "~", "hydra.", "hydra/")):
             continue
         # Without its group first: `nms_threshold` for `merge.nms_threshold`.
         near = [k for k in known if k.endswith(f".{key}")] or get_close_matches(key, known, n=3)

@@ -35,8 +35,8 @@ class SamplingConfig:
         ValueError: If fewer candidates than regions are asked for.
     """
 
-    regions_per_photo: int = 64  # as in Fast R-CNN; R-CNN: 128 from many photos
-    candidates_per_photo: int = 192  # of which the hardest are learned from (OHEM, 2016)
+    regions_per_photo: int = 48  # Fast R-CNN: 64; R-CNN: 128 from many photos
+    candidates_per_photo: int = 144  # of which the hardest are learned from (OHEM, 2016)
     foreground_fraction: float = 0.25  # share of candidates that show an object; R-CNN
     foreground_iou: float = 0.5  # overlap from which a region shows an object; R-CNN
     jittered_truth: int = 0  # random boxes about each object that join the proposals

@@ -64,6 +64,58 @@ def test_draws_are_prepared_once_each_in_order_and_none_beyond_the_end() -> None
     assert trainer.objective.prepared == list(range(12))  # type: ignore[attr-defined]
 
 
+class KernelFit(LineFit):
+    """A 3 x 3 convolution whose weights lie channels last, as those of a network in training do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Conv2d(4, 5, 3).to(memory_format=torch.channels_last)  # type: ignore
+        self.parts = [Part(self.model)]
+
+    def prepare(self, draw: int, generator: torch.Generator) -> Tensor:
+        maps = torch.randn(2, 4, 6, 6, generator=generator)
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    def loss(self, maps: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        loss = (self.model(maps) - maps[:, :1, 1:-1, 1:-1]).square().mean()
+        return loss, {"loss": loss.item()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_is_that_of_the_plain_optimizer_whatever_the_strides(optimizer: str) -> None:
+    config = TrainingConfig(
+        steps=9, optimizer=optimizer, learning_rate=0.01, warmup_steps=0, schedule="constant"
+    )
+    trainer = Trainer(KernelFit(), config, seed=3, threads=1)
+    reference = KernelFit()
+    kind = torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD
+    more = {} if optimizer == "adamw" else {"momentum": config.momentum}
+    weight, bias = reference.model.weight, reference.model.bias
+    groups = [{"params": [weight], "weight_decay": 0.01}, {"params": [bias], "weight_decay": 0.0}]
+    plain = kind(groups, lr=0.01, fused=False, **more)  # type: ignore[arg-type]
+    for step in range(4):
+        trainer.step()
+        draws = range(step * config.photos_per_step, (step + 1) * config.photos_per_step)
+        plain.zero_grad()
+        for draw in draws:
+            generator = torch.Generator().manual_seed(3 * 1_000_003 + draw)
+            loss, _ = reference.loss(reference.prepare(draw, generator), generator)
+            (loss / len(draws)).backward()
+        plain.step()
+    for found, expected in zip(trainer.parameters, reference.model.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_strides_survive_an_interruption(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=9, learning_rate=0.01, warmup_steps=0)
+    whole, first, second = (Trainer(KernelFit(), config, threads=1) for _ in range(3))
+    expected = run(whole, 4)
+    run(first, 2)
+    first.save(tmp_path / "state.safetensors", {})
+    second.restore(tmp_path / "state.safetensors", {})
+    assert all(torch.equal(a, b) for a, b in zip(expected, run(second, 2), strict=True))
+
+
 def test_what_starts_from_nothing_learns_faster() -> None:
     slow, fast = (make_trainer(fresh=fresh, optimizer="sgd") for fresh in (False, True))
     before = [p.detach().clone() for p in slow.parameters]
