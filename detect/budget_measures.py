@@ -210,7 +210,7 @@ def measure_stages(
     with torch.inference_mode(), timer("merge"):
         logits, offsets = (torch.cat(tensors) for tensors in zip(*scored, strict=True))
         moved = decode_boxes(boxes.to(device), offsets, size)
-        merge_detections(moved.cpu(), logits.softmax(dim=1).cpu(), merge)
+        merge_detections(moved.cpu(), classifier.head.probabilities(logits).cpu(), merge)
 
 
 def _stages_of(

@@ -122,16 +122,21 @@ def assemble(
         side = shorter_side or checkpoint.shared.shorter_side
         config = replace(checkpoint.shared, shorter_side=side)
         trunk = SharedTrunk(network, checkpoint.preprocessing, config)
-        return SharedTrunkClassifier(trunk, head, batch_size=batch_size, workers=workers)
-    red, green, blue = map(round, checkpoint.preprocessing.mean)
-    return RegionClassifier(
-        network,
-        head,
-        preprocessing=checkpoint.preprocessing,
-        crop=CropConfig(fill=(red, green, blue)),
-        batch_size=batch_size,
-        workers=workers,
-    )
+        classifier: SharedTrunkClassifier | RegionClassifier = SharedTrunkClassifier(
+            trunk, head, batch_size=batch_size, workers=workers
+        )
+    else:
+        red, green, blue = map(round, checkpoint.preprocessing.mean)
+        classifier = RegionClassifier(
+            network,
+            head,
+            preprocessing=checkpoint.preprocessing,
+            crop=CropConfig(fill=(red, green, blue)),
+            batch_size=batch_size,
+            workers=workers,
+        )
+    classifier.batches.probabilities = head.probabilities
+    return classifier
 
 
 def check_precision(
