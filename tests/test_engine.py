@@ -20,6 +20,7 @@ from detect.heads import RegionHead
 from detect.images import read_image
 from detect.map_operations import CompiledMaxPool
 from detect.precision import PrecisionCheck
+from detect.region_features import RegionFeatures
 from detect.shared_geometry import SharedTrunkConfig
 from detect.workers import CoreWorkers
 
@@ -133,6 +134,29 @@ def test_images_of_odd_sizes_score_as_by_the_plain_network(size: tuple[int, int]
     found = classifier.score_regions(image, boxes)
     expected = plain_classifier(checkpoint, "shared").score_regions(image, boxes)
     torch.testing.assert_close(found[1], expected[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("regions", ["shared", "crops"])
+@torch.no_grad()
+def test_svms_score_each_class_on_its_own(regions: str, photo) -> None:
+    checkpoint = small_checkpoint()
+    checkpoint.head.activation = "sigmoid"
+    classifier = build_classifier(
+        checkpoint, device=CPU, regions=regions, precision="float32", threads=1
+    )
+    boxes = random_boxes(5, 80, 60)
+    _, scores = classifier.score_regions(photo, boxes)
+    features = RegionFeatures(
+        checkpoint.network,
+        checkpoint.preprocessing,
+        regions=regions,  # type: ignore[arg-type]
+        shared=SMALL,
+        precision="float32",
+    )(photo, boxes)
+    logits = checkpoint.head.classifier(features)[:, :2]
+    assert logits.std() > 0.1
+    torch.testing.assert_close(scores[:, :2], logits.sigmoid(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores[:, 2], 1 - scores[:, :2].amax(dim=1))
 
 
 def test_regions_are_cut_as_in_training_unless_told_otherwise() -> None:
