@@ -211,7 +211,7 @@ def measure_stages(
         logits, offsets = (torch.cat(tensors) for tensors in zip(*scored, strict=True))
         size = (image.shape[-2], image.shape[-1])
         moved = decode_boxes(work.boxes.to(device), offsets, size)
-        merge_detections(moved.cpu(), logits.softmax(dim=1).cpu(), merge)
+        merge_detections(moved.cpu(), classifier.head.probabilities(logits).cpu(), merge)
 
 
 @dataclass(frozen=True)

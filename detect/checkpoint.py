@@ -23,7 +23,7 @@ from detect.heads import RegionHead
 from detect.precision import PrecisionCheck
 from detect.shared_geometry import SharedTrunkConfig
 
-VERSION = 2  # 2: with the pyramid of a shared trunk
+VERSION = 2  # 1 knows neither the pyramid of a shared trunk nor sigmoid
 BUNDLED = Path(__file__).parent / "pretrained" / "voc2007.safetensors"
 Regions = Literal["shared", "crops"]
 
@@ -34,7 +34,7 @@ class Checkpoint:
 
     Attributes:
         network: The trunk, without classifier.
-        head: Softmax with background last, and box regression.
+        head: Probabilities with background last, and box regression.
         class_names: Classes without background, ``[C]``.
         preprocessing: What the network expects of its input.
         regions: How regions were cut in training: ``shared`` (from maps of the image) or ``crops``.
@@ -59,6 +59,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "version": VERSION,
         "layout": checkpoint.network.layout,
         "class_names": list(checkpoint.class_names),
+        "activation": checkpoint.head.activation,
         "preprocessing": asdict(checkpoint.preprocessing),
         "regions": checkpoint.regions,
         "shared": asdict(checkpoint.shared),
@@ -103,7 +104,8 @@ def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
         )
     layout: Layout = settings["layout"]
     network = GoogLeNet(0, layout=layout)
-    head = RegionHead(len(settings["class_names"]))
+    activation = settings.get("activation", "softmax")  # not in files of version 1
+    head = RegionHead(len(settings["class_names"]), activation)
     for part, module in (("network.", network), ("head.", head)):
         own = {k[len(part) :]: _widen(v) for k, v in tensors.items() if k.startswith(part)}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from detect.googlenet import NUM_FEATURES
 BOX_UNITS = (0.1, 0.1, 0.2, 0.2)
 # A regressed side grows at most this much (log); beyond lies an untrained or diverging head.
 MAX_LOG_SCALE = math.log(4.0)
+Activation = Literal["softmax", "sigmoid"]
 
 
 class RegionHead(nn.Module):
@@ -20,11 +22,19 @@ class RegionHead(nn.Module):
 
     Args:
         num_classes: Classes without background; background is the last logit.
+        activation: How logits become probabilities: ``softmax`` over classes and background, or
+            ``sigmoid``, each class on its own, as linear SVMs are trained.
+
+    Raises:
+        ValueError: If the activation is neither.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, activation: Activation = "softmax") -> None:
         super().__init__()
+        if activation not in ("softmax", "sigmoid"):
+            raise ValueError(f"activation={activation}: choose softmax or sigmoid")
         self.num_classes = num_classes
+        self.activation = activation
         self.classifier = nn.Linear(NUM_FEATURES, num_classes + 1)
         self.box_regression = nn.Linear(NUM_FEATURES, 4 * num_classes)
         for layer in (self.classifier, self.box_regression):
@@ -35,6 +45,17 @@ class RegionHead(nn.Module):
         """Return logits ``[N, C + 1]`` and box offsets ``[N, C, 4]`` of features ``[N, 1024]``."""
         offsets = self.box_regression(features).view(len(features), self.num_classes, 4)
         return self.classifier(features), offsets
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits into probabilities with background last, both ``[N, C + 1]``.
+
+        With ``sigmoid`` the last logit counts for nothing: a region is background as far as no
+        class has it, 1 less the largest probability. A row need not sum to 1 then.
+        """
+        if self.activation == "softmax":
+            return logits.softmax(dim=1)
+        scores = logits[:, :-1].sigmoid()
+        return torch.cat([scores, 1 - scores.amax(dim=1, keepdim=True)], dim=1)
 
 
 def encode_boxes(boxes: Tensor, targets: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def merge_detections(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Dete
     Args:
         boxes: Half-open ``xyxy`` pixels, shared by all classes, ``[N, 4]``, or one for each
             class, ``[N, C, 4]``. Those without area are dropped.
-        scores: Softmax over classes, ``[N, C + 1]``. The last column is the background: it
-            never becomes a detection.
+        scores: Probabilities of the classes, ``[N, C + 1]``. The last column is the background:
+            it never becomes a detection.
         config: Thresholds and limits.
 
     Returns:

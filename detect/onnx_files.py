@@ -65,6 +65,7 @@ class ExportedDetector:
         preprocessing: What the models do to their input, for the record.
         crop: The square that a region is warped to, for ``crops``.
         shared: Scales of the image and context of the regions, for ``shared``.
+        activation: What made the probabilities, inside of the models, for the record.
     """
 
     models: Mapping[str, bytes]
@@ -73,6 +74,7 @@ class ExportedDetector:
     preprocessing: Preprocessing
     crop: CropConfig
     shared: SharedTrunkConfig
+    activation: str = "softmax"
 
 
 def write_folder(folder: Path, exported: ExportedDetector, record: Mapping[str, Any]) -> None:
@@ -102,6 +104,7 @@ def _describe(exported: ExportedDetector) -> dict[str, Any]:
         "files_sha256": digests,
         "class_names": list(exported.class_names),
         "background": len(exported.class_names),  # its place among the probabilities
+        "activation": exported.activation,  # of the probabilities, inside of the models
         "preprocessing": asdict(exported.preprocessing) | {"inside_the_models": True},
         **cut,
         "box_offsets": {"units": list(BOX_UNITS), "max_log_scale": MAX_LOG_SCALE},
@@ -151,6 +154,7 @@ def _exported(described: dict[str, Any]) -> ExportedDetector:
         Preprocessing(tuple(preprocessing["mean"]), tuple(preprocessing["std"])),
         crop,
         shared,
+        described.get("activation", "softmax"),  # not in the first files
     )
 
 

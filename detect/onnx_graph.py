@@ -63,6 +63,7 @@ def export_in_memory(
         checkpoint.preprocessing,
         CropConfig.with_mean(checkpoint.preprocessing.mean),
         checkpoint.shared,
+        checkpoint.head.activation,
     )
 
 
@@ -164,12 +165,30 @@ def _pool4_to_results(graph: _Graph, x: str, network: GoogLeNet, head: RegionHea
     x = _inceptions(graph, x, network, "5a", "5b")
     features = graph.node("Flatten", [graph.node("GlobalAveragePool", [x], "average")], "features")
     logits = _linear(graph, features, head.classifier, "logits")
-    graph.node("Softmax", [logits], "probabilities", axis=1)
+    _probabilities(graph, logits, head)
     graph.output("probabilities", ["n", head.num_classes + 1])
     flat = _linear(graph, features, head.box_regression, "flat_offsets")
     shape = graph.constant("offsets_shape", np.array([0, head.num_classes, 4]))  # 0: as it comes
     graph.node("Reshape", [flat, shape], "box_offsets")
     graph.output("box_offsets", ["n", head.num_classes, 4])
+
+
+def _probabilities(graph: _Graph, logits: str, head: RegionHead) -> None:
+    """Add ``RegionHead.probabilities``."""
+    if head.activation == "softmax":
+        graph.node("Softmax", [logits], "probabilities", axis=1)
+        return
+    place = {"first_class": 0, "background": head.num_classes, "class_axis": 1}
+    bounds = [graph.constant(name, np.array([value])) for name, value in place.items()]
+    class_logits = graph.node("Slice", [logits, *bounds], "class_logits")
+    scores = graph.node("Sigmoid", [class_logits], "scores")
+    # A pool over the classes, as opset 18 changed what ReduceMax takes.
+    size = [head.num_classes]
+    row = graph.node("Unsqueeze", [scores, bounds[2]], "row_of_scores")
+    pooled = graph.node("MaxPool", [row], "row_of_best", kernel_shape=size)
+    best = graph.node("Squeeze", [pooled, bounds[2]], "best")
+    one = graph.constant("one", np.ones(1, np.float32))
+    graph.node("Concat", [scores, graph.node("Sub", [one, best], "rest")], "probabilities", axis=1)
 
 
 def _convolutions(graph: _Graph, x: str, network: GoogLeNet, *names: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class RegionBatches:
             not suffice.
         workers: The cores that share the batches on a CPU. The batches are the same for any
             number of them, and so are the results.
+
+    Attributes:
+        probabilities: Turns logits into probabilities, both ``[N, C + 1]``; by default softmax.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class RegionBatches:
         self.device = device
         self.batch_size = batch_size
         self.workers = workers
+        self.probabilities: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=1)
         self._compute = compute
         self._graphed = GraphedCompute(compute)
 
@@ -69,7 +74,7 @@ class RegionBatches:
         else:
             parts = self._score_on_gpu(regions, cut)
         logits, offsets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        scores = logits.softmax(dim=1)
+        scores = self.probabilities(logits)
         moved = decode_boxes(boxes.to(logits.device), offsets, image_size)
         moved, scores = fetch(moved, scores)
         return moved, scores

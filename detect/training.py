@@ -253,8 +253,8 @@ def _optimizer(parts: Sequence[Part], config: TrainingConfig) -> torch.optim.Opt
 def _laid_out_as(parameter: Tensor, values: Tensor) -> Tensor:
     """Bring values to the device and, where they have its shape, the strides of a parameter.
 
-    The fused optimizer goes through memory without a look at strides: it would give the weights of a
-    channels-last kernel the gradients of others.
+    The fused optimizer goes through memory without a look at strides: it would give the weights
+    of a channels-last kernel the gradients of others.
     """
     if values.shape != parameter.shape:  # a count of steps
         return values.to(parameter.device)

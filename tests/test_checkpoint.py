@@ -60,6 +60,26 @@ def settings_of(path: Path) -> dict[str, Any]:
         return settings
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_activation_comes_back(tmp_path, activation: str) -> None:
+    given = Checkpoint(GoogLeNet(0), RegionHead(1, activation), ("a",))  # type: ignore[arg-type]
+    save_checkpoint(tmp_path / "x.safetensors", given)
+    read = load_checkpoint(tmp_path / "x.safetensors")
+    assert read.head.activation == activation
+    logits = torch.randn(3, 2)
+    assert torch.equal(read.head.probabilities(logits), given.head.probabilities(logits))
+
+
+def test_files_from_before_sigmoid_have_softmax(tmp_path, random_checkpoint) -> None:
+    with safe_open(random_checkpoint, framework="pt") as file:
+        settings = json.loads(file.metadata()["detect"])
+    del settings["activation"]
+    settings["version"] = 1
+    tensors = load_file(random_checkpoint)
+    save_file(tensors, tmp_path / "old.safetensors", {"detect": json.dumps(settings)})
+    assert load_checkpoint(tmp_path / "old.safetensors").head.activation == "softmax"
+
+
 def test_files_from_before_the_check_of_bfloat16_load(tmp_path, random_checkpoint) -> None:
     settings = settings_of(random_checkpoint)
     del settings["precision_check"]

@@ -20,6 +20,7 @@ from detect.heads import RegionHead
 from detect.images import read_image
 from detect.map_operations import CompiledMaxPool
 from detect.precision import PrecisionCheck
+from detect.region_features import RegionFeatures
 from detect.shared_geometry import SharedTrunkConfig, region_levels
 from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
@@ -195,6 +196,29 @@ def test_images_that_enter_smaller_have_their_regions_in_the_same_levels(street)
     assert isinstance(smaller, SharedTrunkClassifier)
     assert smaller.trunk.config.shorter_side == 100
     assert torch.equal(region_levels(boxes, (200, 300), smaller.trunk.config), levels)
+
+
+@pytest.mark.parametrize("regions", ["shared", "crops"])
+@torch.no_grad()
+def test_svms_score_each_class_on_its_own(regions: str, photo) -> None:
+    checkpoint = small_checkpoint()
+    checkpoint.head.activation = "sigmoid"
+    classifier = build_classifier(
+        checkpoint, device=CPU, regions=regions, precision="float32", threads=1
+    )
+    boxes = random_boxes(5, 80, 60)
+    _, scores = classifier.score_regions(photo, boxes)
+    features = RegionFeatures(
+        checkpoint.network,
+        checkpoint.preprocessing,
+        regions=regions,  # type: ignore[arg-type]
+        shared=SMALL,
+        precision="float32",
+    )(photo, boxes)
+    logits = checkpoint.head.classifier(features)[:, :2]
+    assert logits.std() > 0.1
+    torch.testing.assert_close(scores[:, :2], logits.sigmoid(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores[:, 2], 1 - scores[:, :2].amax(dim=1))
 
 
 def test_regions_are_cut_as_in_training_unless_told_otherwise() -> None:

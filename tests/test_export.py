@@ -26,7 +26,7 @@ from detect.export import (
 from detect.export_settings import ExportConfig
 from detect.googlenet import PREPROCESSING, GoogLeNet, Layout
 from detect.heads import RegionHead
-from detect.onnx_files import DEFAULT_OPSET
+from detect.onnx_files import DEFAULT_OPSET, read_folder, write_folder
 from detect.onnx_graph import export_in_memory
 from detect.shared_geometry import SharedTrunkConfig
 
@@ -101,6 +101,36 @@ def test_regions_equal_the_network_on_points_of_a_map(checkpoints, layout, n: in
     found = run(model, points)
     pooled = checkpoint.network.pool4(points)
     assert_head_equals(found, checkpoint.head, checkpoint.network.inception5(pooled))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("opset", [13, DEFAULT_OPSET, 21])
+@torch.inference_mode()
+def test_svms_probabilities_are_part_of_the_models(checkpoints, classes: int, opset: int) -> None:
+    head = RegionHead(classes, "sigmoid").eval()
+    torch.nn.init.normal_(head.classifier.weight, std=0.3)
+    names = tuple("abc"[:classes])
+    checkpoint = replace(checkpoints["paper"], head=head, class_names=names)
+    exported = export_in_memory(checkpoint, "shared", opset=opset)
+    model = exported.models["regions.onnx"]
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+    points = torch.rand(5, 832, 14, 14, generator=torch.Generator().manual_seed(1)) * 5
+    found = run(model, points)[0]
+    logits, _ = head(checkpoint.network.inception5(checkpoint.network.pool4(points)))
+    assert found.std() > 0.01
+    torch.testing.assert_close(found, head.probabilities(logits), atol=1e-5, rtol=1e-4)
+    assert exported.activation == "sigmoid"
+
+
+def test_detector_json_tells_the_activation_and_may_lack_it(checkpoints, tmp_path: Path) -> None:
+    checkpoint = replace(checkpoints["paper"], head=RegionHead(2, "sigmoid"))
+    for given, activation in ((checkpoints["paper"], "softmax"), (checkpoint, "sigmoid")):
+        write_folder(tmp_path, export_in_memory(given), {})
+        described = json.loads((tmp_path / "detector.json").read_text(encoding="utf-8"))
+        assert described["activation"] == activation == read_folder(tmp_path).activation
+    del described["activation"]
+    (tmp_path / "detector.json").write_text(json.dumps(described), encoding="utf-8")
+    assert read_folder(tmp_path).activation == "softmax"
 
 
 @pytest.mark.parametrize("opset", [13, DEFAULT_OPSET, 21])

@@ -53,3 +53,38 @@ def test_decoded_boxes_stay_inside_the_image_and_finite() -> None:
     assert decoded[..., 0::2].max() <= 30
     assert decoded[..., 1::2].max() <= 40
     assert decoded.min() >= 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_softmax_probabilities_sum_to_one(n: int) -> None:
+    logits = 5 * torch.randn(n, 4)
+    probabilities = RegionHead(3).probabilities(logits)
+    assert torch.equal(probabilities, logits.softmax(dim=1))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(n))
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_sigmoid_probabilities_are_each_classs_own(n: int, classes: int) -> None:
+    logits = 3 * torch.randn(n, classes + 1)
+    head = RegionHead(classes, "sigmoid")
+    probabilities = head.probabilities(logits)
+    assert probabilities.shape == (n, classes + 1)
+    for row, values in enumerate(logits.tolist()):
+        own = [1 / (1 + math.exp(-value)) for value in values[:-1]]
+        expected = torch.tensor([*own, 1 - max(own)])
+        torch.testing.assert_close(probabilities[row], expected)
+    other = logits.clone()
+    other[:, -1] = 99  # the logit of background counts for nothing
+    assert torch.equal(head.probabilities(other), probabilities)
+
+
+def test_extreme_logits_have_finite_probabilities() -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, 0.0]])
+    found = RegionHead(2, "sigmoid").probabilities(logits)
+    assert found.tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match="activation=relu: choose softmax or sigmoid"):
+        RegionHead(3, "relu")  # type: ignore[arg-type]

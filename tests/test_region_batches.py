@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detect.heads import decode_boxes
+from detect.heads import RegionHead, decode_boxes
 from detect.region_batches import RegionBatches, fetch, upload
 from detect.workers import CoreWorkers
 
@@ -77,6 +77,16 @@ def test_regions_scored_in_batches_equal_those_scored_alone(n, batch_size, threa
     full, rest = divmod(n, batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0 or n == 0)
     assert sorted(scorer.batches) == sorted(sizes)
+
+
+def test_probabilities_are_what_the_head_makes_of_logits() -> None:
+    batches = RegionBatches(Scorer(), device=CPU, batch_size=2, workers=CoreWorkers(1))
+    boxes = random_boxes(5)
+    assert batches.score(boxes, cut, SIZE)[1].sum(dim=1).allclose(torch.ones(5))
+    batches.probabilities = RegionHead(CLASSES, "sigmoid").probabilities
+    found = batches.score(boxes, cut, SIZE)[1]
+    logits = torch.cat([Scorer()(cut(box))[0] for box in boxes.split(1)])
+    torch.testing.assert_close(found[:, :-1], logits[:, :-1].sigmoid())
 
 
 def test_regions_are_cut_in_the_workers_batch_by_batch() -> None:
