@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +64,7 @@ class SharedObjective:
         self.config = sampler.config
         self.num_photos = len(sampler.records)
         self.device = trunk.network.device
-        self.parts = choose_parts(trunk.network, head, self.config.train_from)
+        self.parts: Sequence[Part] = choose_parts(trunk.network, head, self.config.train_from)
         frozen = _prepare(trunk.network)
         self._frozen = SharedTrunk(frozen, trunk.preprocessing, trunk.config)
 
@@ -142,7 +143,7 @@ class CropObjective:
         self.config = sampler.config
         self.num_photos = len(sampler.records)
         self.device = network.device
-        self.parts = choose_parts(network, head, self.config.train_from)
+        self.parts: Sequence[Part] = choose_parts(network, head, self.config.train_from)
         if auxiliary_weight:
             if BLOCKS.index(self.config.train_from) > BLOCKS.index("4a"):
                 raise ValueError(
@@ -150,7 +151,7 @@ class CropObjective:
                     "train from 4a or before, or set head.auxiliary_weight=0"
                 )
             auxiliary = nn.ModuleList([network.aux1, network.aux2]).requires_grad_(True)
-            self.parts.append(Part(auxiliary, fresh=True))
+            self.parts = [*self.parts, Part(auxiliary, fresh=True)]
         self._frozen = _prepare(network)
 
     @torch.no_grad()

@@ -217,7 +217,8 @@ def distort_colours(images: Tensor, strength: float, generator: torch.Generator)
     grey = images.mean(dim=1, keepdim=True)
     images = grey + saturation * (images - grey)
     images = grey.mean() + contrast * (images - grey.mean())
-    return (images * brightness).clamp(0, 255)
+    distorted: Tensor = (images * brightness).clamp(0, 255)
+    return distorted
 
 
 def region_losses(
@@ -269,7 +270,7 @@ def hardest(losses: Tensor, boxes: Tensor, count: int) -> Tensor:
     Returns:
         Their places, ascending, int64.
     """
-    kept = nms(boxes.float(), losses.float(), _DUPLICATE_IOU)[:count]
+    kept: Tensor = nms(boxes.float(), losses.float(), _DUPLICATE_IOU)[:count]
     if len(kept) < count:
         others = losses.clone()
         others[kept] = -torch.inf

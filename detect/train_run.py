@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from detect.checkpoint import BUNDLED, Checkpoint, Regions, load_checkpoint
 from detect.data.labelled import LabelledPhotos
 from detect.detector import choose_device
 from detect.distributed import process_group
@@ -79,12 +79,15 @@ def load_start(settings: TrainConfig) -> Checkpoint:
     Raises:
         ValueError: If the file cannot be used.
     """
+    regions: Regions = "shared" if settings.regions == "shared" else "crops"
     auxiliary = isinstance(settings.head, SoftmaxConfig) and settings.head.auxiliary_weight > 0
     if settings.weights is None:
         if auxiliary:
             raise ValueError("head.auxiliary_weight needs weights=FILE: a checkpoint has none")
         start = load_checkpoint(settings.checkpoint or BUNDLED)
-        start.regions, start.shared = settings.regions, settings.shared
+        start.regions, start.shared = regions, settings.shared
+        start.precision_check = None  # of weights that will be others
+        start.network.to(memory_format=torch.channels_last)
         return start
     network = load_imagenet(settings.weights, auxiliary=auxiliary)
     network.fc = nn.Identity()
@@ -94,7 +97,7 @@ def load_start(settings: TrainConfig) -> Checkpoint:
         RegionHead(1),
         (),
         PREPROCESSING[network.layout],
-        regions=settings.regions,
+        regions=regions,
         shared=settings.shared,
     )
 

@@ -71,8 +71,12 @@ class Part:
 class Objective(Protocol):
     """What is trained, and the loss of one draw."""
 
-    parts: Sequence[Part]
     num_photos: int
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What is trained."""
+        ...
 
     def prepare(self, draw: int, generator: torch.Generator) -> Any:
         """Do what a draw needs before the trained part; it may be done ahead of its step.
