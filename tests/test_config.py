@@ -13,7 +13,8 @@ from detect.config import (
 )
 from detect.export_settings import ExportConfig
 from detect.score_settings import ScoreConfig
-from detect.settings import DetectConfig, ProposeConfig, RecallConfig, TrainConfig
+from detect.settings import DetectConfig, ProposeConfig, RecallConfig
+from detect.train_settings import TrainConfig
 from proposals import Proposer
 
 PROPOSERS = sorted(path.stem for path in (CONFIGS / "proposer").glob("*.yaml"))

@@ -39,6 +39,7 @@ QUICK = (
     "sampling.regions_per_photo=6",
     "sampling.candidates_per_photo=12",
     "sampling.train_from=5b",
+    "proposer.max_boxes=30",
 )
 
 
