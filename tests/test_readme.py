@@ -20,7 +20,9 @@ import pytest
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-DOCS = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("export", "engine"))
+DOCS = "".join(
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("export", "engine", "training")
+)
 COMMANDS = list(
     dict.fromkeys(re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README + DOCS, re.M))
 )
@@ -108,6 +110,17 @@ def add_data(folder: Path, shared: Path) -> None:
     write_caffemodel(folder / "bvlc_googlenet.caffemodel", shared)
 
 
+def add_labelled(folder: Path, shared: Path) -> None:
+    """Bring a folder of four photos with an XML file beside each, as a newcomer has it."""
+    if (folder / "labelled").exists():
+        return
+    (folder / "labelled").mkdir()
+    voc = shared / "data" / "voc2007"
+    for name in (voc / "ImageSets/Main/train.txt").read_text().split()[:4]:
+        shutil.copy(voc / "JPEGImages" / f"{name}.jpg", folder / "labelled")
+        shutil.copy(voc / "Annotations" / f"{name}.xml", folder / "labelled")
+
+
 def write_caffemodel(path: Path, shared: Path) -> None:
     from safetensors.torch import load_file
 
@@ -150,8 +163,16 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         run(f"python docs/demo/photos.py | {detection}", workplace)
     if "tools/detect.py" in command:
         command += " proposer.max_boxes=60"
+    if "labelled" in command:
+        add_labelled(workplace, request.getfixturevalue("shared_dir"))
     if "tools/train.py" in command:
-        command += " training.steps=2"
+        command += " training.steps=2 proposer.max_boxes=60"
+    if "out/quick/checkpoint" in command and not (workplace / "out/quick").exists():
+        add_labelled(workplace, request.getfixturevalue("shared_dir"))
+        quick = "python tools/train.py experiment=quick data.root=labelled out=out/quick"
+        run(f"{quick} training.steps=2 proposer.max_boxes=60", workplace)
+    if "out/train/checkpoint" in command and not (workplace / "out/train").exists():
+        pytest.skip("goes on from the command before it")
     if "benchmarks/detect.py" in command:
         command += " --photos 1 proposer.max_boxes=40"
     if "tools/budget.py" in command:
@@ -179,8 +200,8 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
     output = run(command, workplace)
     if "format=ilsvrc" in command:
         assert re.search(r"mean AP +0\.590\nmedian AP +0\.601", output)
-    if "tools/train.py" in command:
-        assert (workplace / "out" / "train" / "checkpoint.safetensors").is_file()
+    if made := re.search(r"tools/train.py .*out=(\S+)", command):
+        assert (workplace / made[1] / "checkpoint.safetensors").is_file()
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

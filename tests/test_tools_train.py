@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from detect import Detector
 from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
+from detect.merging import MergeConfig
 from tests.conftest import ROOT
 from tests.test_googlenet import caffe_tensors
-from tools import command_line, detect
+from tools import command_line
 from tools import train as tool
 
 XML = """<annotation>
@@ -74,7 +76,7 @@ def train_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-def test_training_makes_a_checkpoint_a_report_and_logs(workplace, monkeypatch) -> None:
+def test_training_makes_a_checkpoint_a_report_and_logs(workplace) -> None:
     given = (*QUICK, "out=one", "validation.split=val", "validation.every=1")
     done = subprocess.run(command(*given), cwd=workplace, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -93,10 +95,10 @@ def test_training_makes_a_checkpoint_a_report_and_logs(workplace, monkeypatch) -
             ["step", "mAP", "AP cat", "AP dog"]
         ] * 2
     assert "<html" in (out / "report.html").read_text()
-    monkeypatch.chdir(workplace)
-    weights = "checkpoint=one/checkpoint.safetensors"
-    monkeypatch.setattr(sys, "argv", ["detect.py", "voc/JPEGImages", weights, "out=found"])
-    assert detect.main() == 0
+    detector = Detector.load(checkpoint, merge=MergeConfig(score_threshold=0.0))
+    found = detector(workplace / "voc/JPEGImages/0.jpg")
+    assert len(found) > 0
+    assert set(found.names) <= {"cat", "dog"}
 
 
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(
@@ -157,6 +159,18 @@ def test_crops_are_trained_with_auxiliary_classifiers(workplace, monkeypatch) ->
     checkpoint = load_checkpoint(workplace / "crops/checkpoint.safetensors")
     assert checkpoint.regions == "crops"
     assert "auxiliary_loss" in (workplace / "crops/log.csv").read_text()
+
+
+def test_svms_are_trained_on_a_network_that_stays(workplace, monkeypatch) -> None:
+    monkeypatch.chdir(workplace)
+    given = (*QUICK, "head=svm", "validation.split=val", "out=svm")
+    assert train_here(monkeypatch, *given) == 0
+    checkpoint = load_checkpoint(workplace / "svm/checkpoint.safetensors")
+    assert checkpoint.head.activation == "sigmoid"
+    assert checkpoint.training["head"]["cost"] == 0.001
+    start = load_file(workplace / "googlenet.safetensors")["inception_5b/1x1.weight"]
+    assert torch.equal(checkpoint.network.inception5b.branch1.conv.weight, start.half().float())
+    assert "<html" in (workplace / "svm/report.html").read_text()
 
 
 def test_training_goes_on_from_a_detector_by_default_the_bundled_one(
