@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detect.checkpoint import Checkpoint, save_checkpoint
 from detect.crops import CropConfig
+from detect.detections import Detections
 from detect.objectives import CropObjective, SharedObjective
 from detect.region_training import RegionSampler
 from detect.shared_trunk import SharedTrunk
@@ -12,7 +15,6 @@ from detect.train_finish import finish, make_validator
 from detect.train_settings import SoftmaxConfig
 from detect.training import Objective, Trainer
 from detect.training_log import TrainingLog
-from detect.validation import Validator
 
 
 def fine_tune(run: TrainingRun, checkpoint: Checkpoint) -> None:
@@ -33,47 +35,71 @@ def fine_tune(run: TrainingRun, checkpoint: Checkpoint) -> None:
         writes=run.group.rank == 0,
         tensorboard=settings.tensorboard,
     )
-    validator = make_validator(run)
+    judge = Judge(run, checkpoint, log)
     steps = settings.training.steps
     with log.resume(trainer), run.progress(steps, "steps", initial=trainer.next_step) as bar:
-        for stats in log.steps():
+        stop = judge.settle(trainer)  # killed before a validation was done, or after the last one
+        taken = log.steps()
+        while not stop and (stats := next(taken, None)) is not None:
             bar.set_postfix(**{k: f"{v:.3f}" for k, v in stats.losses.items() if "loss" in k})
             bar.update()
-            done = stats.step + 1
-            every = settings.validation.every
-            if done == steps or (validator and every and done % every == 0):
-                with trainer.averaged():
-                    stop = run.group.rank == 0 and _validate(run, checkpoint, validator, log, done)
-                if run.group.from_first(stop):
-                    run.say(f"stopped after {done} steps: mAP does not rise any more")
-                    break
+            stop = judge.settle(trainer)
     if run.group.rank == 0:
-        finish(run, log.rows, validator)
+        finish(run, log.rows, judge.validator, judge.best_found)
 
 
-def _validate(
-    run: TrainingRun,
-    checkpoint: Checkpoint,
-    validator: Validator | None,
-    log: TrainingLog,
-    step: int,
-) -> bool:
-    """Measure and, where it is the best so far, save a checkpoint; tell whether to stop."""
-    if validator is None:
-        save_checkpoint(run.checkpoint_path, checkpoint)
-        return False
-    with run.progress(len(validator.records), "validation photos") as bar:
-        found = validator.detect(checkpoint, bar.update)
-    scores = validator.score(found, checkpoint.class_names)
-    before = [row["mAP"] or 0.0 for row in log.validations()]
-    mean_ap = scores.mean_ap or 0.0
-    run.say(f"step {step}: mAP {mean_ap:.3f} on {len(validator.records)} photos")
-    if mean_ap >= max(before, default=0.0):
-        save_checkpoint(run.checkpoint_path, checkpoint)
-    log.note_validation(step, mean_ap, {c.name: c.ap for c in scores.classes})
-    history = [*before, mean_ap]
-    patience = run.settings.validation.patience
-    return bool(patience) and len(history) - 1 - history.index(max(history)) >= patience
+class Judge:
+    """Measures a network in training where that is due, and keeps the best checkpoint.
+
+    Args:
+        run: The training.
+        checkpoint: Its network and head.
+        log: Takes note of validations.
+
+    Attributes:
+        validator: What measures; None where no photos are held back.
+        best_found: Detections of the best checkpoint, where this process made them.
+    """
+
+    def __init__(self, run: TrainingRun, checkpoint: Checkpoint, log: TrainingLog) -> None:
+        self.run, self.checkpoint, self.log = run, checkpoint, log
+        self.validator = make_validator(run)
+        self.best_found: list[Detections] | None = None
+
+    def settle(self, trainer: Trainer) -> bool:
+        """Measure after a step where it is due; tell whether training should stop."""
+        step, steps, config = trainer.next_step, trainer.config.steps, self.run.settings.validation
+        measured = {row["step"] for row in self.log.validations()}
+        often = self.validator and config.every and step and step % config.every == 0
+        if (often or step == steps) and step not in measured and self.run.group.rank == 0:
+            with trainer.averaged():
+                self._measure(step)
+        self.run.group.wait()
+        history = [row["mAP"] for row in self.log.validations()]
+        stop = bool(history) and 0 < config.patience <= len(history) - 1 - _place_of_best(history)
+        if stop := self.run.group.from_first(stop):
+            self.run.say(f"stopped after {step} steps: mAP does not rise any more")
+        return stop
+
+    def _measure(self, step: int) -> None:
+        if self.validator is None:
+            save_checkpoint(self.run.checkpoint_path, self.checkpoint)
+            return
+        records = self.validator.records
+        with self.run.progress(len(records), "validation photos") as bar:
+            found = self.validator.detect(self.checkpoint, bar.update)
+        scores = self.validator.score(found, self.checkpoint.class_names)
+        before = [row["mAP"] for row in self.log.validations()]
+        mean_ap = scores.mean_ap or 0.0
+        self.run.say(f"step {step}: mAP {mean_ap:.3f} on {len(records)} photos")
+        if mean_ap > max(before, default=-1.0):
+            save_checkpoint(self.run.checkpoint_path, self.checkpoint)
+            self.best_found = found
+        self.log.note_validation(step, mean_ap, {c.name: c.ap for c in scores.classes})
+
+
+def _place_of_best(history: Sequence[float]) -> int:
+    return max(range(len(history)), key=history.__getitem__)  # the first of equal ones
 
 
 def make_objective(run: TrainingRun, checkpoint: Checkpoint) -> Objective:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detect.checkpoint import load_checkpoint, save_checkpoint
+from detect.detections import Detections
 from detect.engine import check_precision
 from detect.images import read_image
 from detect.scoring import Scores
@@ -35,8 +36,20 @@ def make_validator(run: TrainingRun) -> Validator | None:
     )
 
 
-def finish(run: TrainingRun, rows: list[dict[str, Any]], validator: Validator | None) -> None:
-    """Check the best checkpoint's precision and write the report."""
+def finish(
+    run: TrainingRun,
+    rows: Sequence[Mapping[str, Any]],
+    validator: Validator | None,
+    found: Sequence[Detections] | None = None,
+) -> None:
+    """Check the best checkpoint's precision and write the report.
+
+    Args:
+        run: The training.
+        rows: Of its log.
+        validator: What measures; None where no photos are held back.
+        found: What the best checkpoint detects on the validator's photos, where that is known.
+    """
     best = load_checkpoint(run.checkpoint_path)
     if best.precision_check is None:
         best.precision_check = check_precision(best, _some_regions(run.data))
@@ -46,8 +59,9 @@ def finish(run: TrainingRun, rows: list[dict[str, Any]], validator: Validator | 
         return
     scores, examples = None, []
     if validator is not None:
-        with run.progress(len(validator.records), "validation photos") as bar:
-            found = validator.detect(best, bar.update)
+        if found is None:
+            with run.progress(len(validator.records), "validation photos") as bar:
+                found = validator.detect(best, bar.update)
         scores = validator.score(found, best.class_names)
         of_record = dict(zip([r.name for r in validator.records], found, strict=True))
         for record in choose_examples(validator.records, _EXAMPLES, run.settings.seed):

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from detect import Detector
+from detect import Detector, fine_tuning
 from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
 from detect.merging import MergeConfig
@@ -124,6 +124,23 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(
     assert len((workplace / "killed/log.csv").read_text().splitlines()) == 7
 
 
+def test_killed_before_its_last_validation_it_is_measured_when_resumed(
+    workplace, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(workplace)
+    given = (*QUICK, "report=false", "validation.split=val", "out=unmeasured")
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.Judge, "settle", lambda judge, trainer: False)
+        patch.setattr(fine_tuning, "finish", lambda *_: None)
+        assert train_here(monkeypatch, *given) == 0
+    assert not (workplace / "unmeasured/checkpoint.safetensors").exists()
+    assert train_here(monkeypatch, *given) == 0
+    assert "step 2: mAP" in capsys.readouterr().out
+    assert (workplace / "unmeasured/checkpoint.safetensors").exists()
+    assert train_here(monkeypatch, *given) == 0  # nothing is left to do
+    assert "step 2: mAP" not in capsys.readouterr().out
+
+
 def test_a_broken_photo_is_left_out_by_name_and_the_rest_is_trained_on(
     workplace, monkeypatch, capsys
 ) -> None:
@@ -148,6 +165,8 @@ def test_a_share_of_the_photos_can_be_held_back_and_training_stops_early(
     given = (*QUICK, *changes, "training.steps=5", "merge.score_threshold=0.99", "out=early")
     assert train_here(monkeypatch, *given) == 0
     assert "stopped after 2 steps: mAP does not rise any more" in capsys.readouterr().out
+    assert train_here(monkeypatch, *given) == 0  # it has stopped for good
+    assert len((workplace / "early/log.csv").read_text().splitlines()) == 3
     assert load_checkpoint(workplace / "early/checkpoint.safetensors").training["num_photos"] == 2
 
 
