@@ -39,7 +39,7 @@ class ProposeConfig:
 
     out: str = "proposals.npz"  # file of the proposals; skipped.csv lies beside it
     proposer: Any = MISSING  # fast (R-CNN's, the default), googlenet, quality; proposer.width=500
-    data: Any = None  # in place of PATHs: voc with data.root=FOLDER and data.split=val
+    data: Any = None  # in place of PATHs: voc, coco or ilsvrc, data.root=FOLDER, data.split=val
     workers: int = 0  # photos in work at the same time, one core each; 0: one a core
     overwrite: bool = False  # start again where out= holds proposals of other settings
 
@@ -49,7 +49,7 @@ class RecallConfig:
     """Settings of tools/propose.py recall."""
 
     out: str = "recall"  # folder of recall.json and recall.png
-    data: Any = MISSING  # voc, the default; data.root=FOLDER, data.split=val
+    data: Any = MISSING  # voc (the default), coco or ilsvrc; data.root=FOLDER, data.split=val
     budgets: list[int] = field(default_factory=lambda: [100, 200, 500, 1000, 2000])  # boxes a photo
     difficult: bool = True  # whether objects marked difficult count
     plot_budget: int = 1000  # boxes a photo in the picture of recall over IoU

@@ -189,6 +189,10 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         command = command.replace("--quality", "--photos 1 --threads 1 --presets fast")
     if "benchmarks/scoring.py" in command:
         command = command.replace("--coco", "--runs 1 --detections 1000")
+    if "quick_training" in command:
+        command += " --photos 4 --others 2 --steps 2 --classes person"
+    if "ablations" in command:
+        command += " --photos 1 --groups merging"
     if "large_photo.py" in command:
         command += " --megapixels 0.2"
     if "propose.py recall" in command:
