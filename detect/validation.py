@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ class Validator:
             scored = classifier.score_regions(image, self.proposals[record.name])
             found = merge_detections(*scored, self.merge)
             on_done()
-            return found
+            return replace(found, class_names=checkpoint.class_names)
 
         with ThreadPoolExecutor(at_once, initializer=_use_cores, initargs=(cores,)) as pool:
             return list(pool.map(detect_on, self.records))

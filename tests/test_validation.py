@@ -35,6 +35,7 @@ def test_validation_finds_what_the_detector_finds(square_records, checkpoint, re
         expected = detector(record.path)
         torch.testing.assert_close(detections.boxes, expected.boxes)
         torch.testing.assert_close(detections.scores, expected.scores)
+        assert detections.names == expected.names
     scores = validator.score(found, ("cat", "dog"))
     assert scores.mean_ap == score_voc(found, few, ("cat", "dog")).mean_ap
     checkpoint.regions = "shared"
