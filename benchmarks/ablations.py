@@ -11,7 +11,6 @@ lie in. Prints a Markdown table: docs/training.md has one of it.
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -91,9 +90,7 @@ def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -
 def load(scorer: Scorer) -> Checkpoint:
     """Load a scorer's checkpoint with what was changed in it."""
     path = scorer.checkpoint
-    checkpoint = copy.deepcopy(
-        load_checkpoint(path / "checkpoint.safetensors" if path.is_dir() else path)
-    )
+    checkpoint = load_checkpoint(path / "checkpoint.safetensors" if path.is_dir() else path)
     if scorer.pyramid is not None:
         checkpoint.shared.pyramid = list(scorer.pyramid)
     if not scorer.regression:

@@ -39,7 +39,11 @@ class RegionClassifier(nn.Module):
         self.preprocessing = preprocessing
         self.crop = crop
         self.batches = RegionBatches(
-            self.score_inputs, device=network.device, batch_size=batch_size, workers=workers
+            self.score_inputs,
+            device=network.device,
+            batch_size=batch_size,
+            workers=workers,
+            probabilities=head.probabilities,
         )
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,13 +37,13 @@ class Group:
         parts = joined.split([tensor.numel() for tensor in tensors])
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
-    def gather(self, items: Sequence[_Item]) -> list[_Item]:
-        """Join the plain values of all processes, in the order of their ranks."""
+    def gather(self, rows: Tensor) -> Tensor:
+        """Join the rows of all processes, as many of each, in the order of their ranks."""
         if self.size == 1:
-            return list(items)
-        gathered: list[Sequence[_Item]] = [[]] * self.size
-        distributed.all_gather_object(gathered, list(items))
-        return [item for part in gathered for item in part]
+            return rows
+        gathered = [torch.empty_like(rows) for _ in range(self.size)]
+        distributed.all_gather(gathered, rows)
+        return torch.cat(gathered)
 
     def from_first(self, item: _Item) -> _Item:
         """Give all processes the first one's value."""

@@ -125,20 +125,15 @@ def assemble(
             region_side = config.region_side * shorter_side / config.shorter_side
             config = replace(config, shorter_side=shorter_side, region_side=region_side)
         trunk = SharedTrunk(network, checkpoint.preprocessing, config)
-        classifier: SharedTrunkClassifier | RegionClassifier = SharedTrunkClassifier(
-            trunk, head, batch_size=batch_size, workers=workers
-        )
-    else:
-        classifier = RegionClassifier(
-            network,
-            head,
-            preprocessing=checkpoint.preprocessing,
-            crop=CropConfig.with_mean(checkpoint.preprocessing.mean),
-            batch_size=batch_size,
-            workers=workers,
-        )
-    classifier.batches.probabilities = head.probabilities
-    return classifier
+        return SharedTrunkClassifier(trunk, head, batch_size=batch_size, workers=workers)
+    return RegionClassifier(
+        network,
+        head,
+        preprocessing=checkpoint.preprocessing,
+        crop=CropConfig.with_mean(checkpoint.preprocessing.mean),
+        batch_size=batch_size,
+        workers=workers,
+    )
 
 
 def check_precision(

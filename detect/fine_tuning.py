@@ -38,7 +38,7 @@ def fine_tune(run: TrainingRun, checkpoint: Checkpoint) -> None:
     judge = Judge(run, checkpoint, log)
     steps = settings.training.steps
     with log.resume(trainer), run.progress(steps, "steps", initial=trainer.next_step) as bar:
-        stop = judge.settle(trainer)  # killed before a validation was done, or after the last one
+        stop = judge.settle(trainer, resumed=True)  # perhaps it was killed before a validation
         taken = log.steps()
         while not stop and (stats := next(taken, None)) is not None:
             bar.set_postfix(**{k: f"{v:.3f}" for k, v in stats.losses.items() if "loss" in k})
@@ -66,15 +66,17 @@ class Judge:
         self.validator = make_validator(run)
         self.best_found: list[Detections] | None = None
 
-    def settle(self, trainer: Trainer) -> bool:
+    def settle(self, trainer: Trainer, *, resumed: bool = False) -> bool:
         """Measure after a step where it is due; tell whether training should stop."""
-        step, steps, config = trainer.next_step, trainer.config.steps, self.run.settings.validation
-        measured = {row["step"] for row in self.log.validations()}
+        step, config = trainer.next_step, self.run.settings.validation
         often = self.validator and config.every and step and step % config.every == 0
-        if (often or step == steps) and step not in measured and self.run.group.rank == 0:
+        due = often or step == trainer.config.steps
+        if not (due or resumed):
+            return False
+        measured = {row["step"] for row in self.log.validations()}
+        if due and step not in measured and self.run.group.rank == 0:
             with trainer.averaged():
                 self._measure(step)
-        self.run.group.wait()
         history = [row["mAP"] for row in self.log.validations()]
         stop = bool(history) and 0 < config.patience <= len(history) - 1 - _place_of_best(history)
         if stop := self.run.group.from_first(stop):

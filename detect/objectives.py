@@ -99,16 +99,12 @@ class SharedObjective:
     @torch.no_grad()
     def _choose(self, maps: Tensor, boxes: Tensor, regions: LabelledRegions) -> Tensor:
         """Return the places of the regions that the network is most wrong about."""
-        count = self.config.regions_per_photo
-        if len(boxes) <= count:
+        if len(boxes) <= self.config.regions_per_photo:
             return torch.arange(len(boxes), device=boxes.device)
         with _autocast(self.device):
             pooled = self._frozen.pooled_boxes(maps.to(self._frozen.network.dtype), boxes)
-            features = self.trunk.network.inception5(pooled).float()
-        class_losses, box_losses, _ = region_losses(
-            self.head, features, regions, self.config.box_weight
-        )
-        return hardest(class_losses + box_losses, regions.boxes, count)
+            features = self.trunk.network.inception5(pooled)
+        return choose_hardest(self.head, features.float(), regions, self.config)
 
 
 class CropObjective:
@@ -201,14 +197,10 @@ class CropObjective:
     @torch.no_grad()
     def _choose(self, inputs: Tensor, regions: LabelledRegions) -> Tensor:
         """Return the places of the regions that the network is most wrong about."""
-        count = self.config.regions_per_photo
-        if len(inputs) <= count:
+        if len(inputs) <= self.config.regions_per_photo:
             return torch.arange(len(inputs), device=inputs.device)
         features, _ = self._features(inputs, None)
-        class_losses, box_losses, _ = region_losses(
-            self.head, features.float(), regions, self.config.box_weight
-        )
-        return hardest(class_losses + box_losses, regions.boxes, count)
+        return choose_hardest(self.head, features.float(), regions, self.config)
 
 
 def region_loss(
@@ -218,6 +210,14 @@ def region_loss(
     class_losses, box_losses, logits = region_losses(head, features, regions, config.box_weight)
     loss = (class_losses.sum() + box_losses.sum()) / max(1, len(regions.labels))
     return loss, summarise_losses(class_losses, box_losses, logits, regions.labels)
+
+
+def choose_hardest(
+    head: RegionHead, features: Tensor, regions: LabelledRegions, config: SamplingConfig
+) -> Tensor:
+    """Return the places of those candidates ``[N]`` that are learned from."""
+    class_losses, box_losses, _ = region_losses(head, features, regions, config.box_weight)
+    return hardest(class_losses + box_losses, regions.boxes, config.regions_per_photo)
 
 
 def drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from detect.googlenet import ConvReLU, GoogLeNet, Preprocessing
 from detect.heads import RegionHead
 from detect.onnx_files import CLASSIFIER, DEFAULT_OPSET, REGIONS, TRUNK, ExportedDetector
 from detect.region_sampling import POINTS
+from detect.shared_geometry import SharedTrunkConfig
 
 CROP_SIZE = CropConfig.size  # pixels, each side of a crop
 MAP_CHANNELS = 832  # of the map after 4e
@@ -62,7 +63,7 @@ def export_in_memory(
         checkpoint.class_names,
         checkpoint.preprocessing,
         CropConfig.with_mean(checkpoint.preprocessing.mean),
-        checkpoint.shared,
+        checkpoint.shared if chosen == "shared" else SharedTrunkConfig(),  # as a folder is read
         checkpoint.head.activation,
     )
 

@@ -27,18 +27,22 @@ class RegionBatches:
             not suffice.
         workers: The cores that share the batches on a CPU. The batches are the same for any
             number of them, and so are the results.
-
-    Attributes:
         probabilities: Turns logits into probabilities, both ``[N, C + 1]``; by default softmax.
     """
 
     def __init__(
-        self, compute: Compute, *, device: torch.device, batch_size: int, workers: CoreWorkers
+        self,
+        compute: Compute,
+        *,
+        device: torch.device,
+        batch_size: int,
+        workers: CoreWorkers,
+        probabilities: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.device = device
         self.batch_size = batch_size
         self.workers = workers
-        self.probabilities: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=1)
+        self.probabilities = probabilities or partial(torch.softmax, dim=1)
         self._compute = compute
         self._graphed = GraphedCompute(compute)
 

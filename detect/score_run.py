@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from detect.files import write_atomically
+from detect.progress import Progress
 from detect.score_settings import ScoreConfig, as_path, check_settings
 
 if TYPE_CHECKING:  # each format is loaded where it is asked for
@@ -19,16 +19,6 @@ if TYPE_CHECKING:  # each format is loaded where it is asked for
     Differences = tuple[Difference | None, tuple[Difference | None, ...]]
 
 REPETITIONS = 1000  # draws of a report that was asked for without saying how many
-
-
-class Bar(Protocol):
-    """What shows progress."""
-
-    def update(self, n: int = 1) -> object:
-        """Count what was done."""
-
-
-Progress = Callable[[int | None, str], AbstractContextManager[Bar]]
 
 
 def score_and_write(settings: ScoreConfig, progress: Progress) -> str:

@@ -20,6 +20,8 @@ STRIDE = 16  # pixels of the resized image between two points of the map after 4
 # Centre of the map's first point, in pixels: the ceil-mode pools without padding shift the grid.
 FIRST_CENTRE = 14.5
 
+_PYRAMID = (0.3536, 0.5, 0.7071, 1.0, 1.4142)  # half an octave apart
+
 
 @dataclass
 class SharedTrunkConfig:
@@ -32,8 +34,8 @@ class SharedTrunkConfig:
     shorter_side: int = 600  # pixels, the image is resized to it (Fast R-CNN)
     max_side: int = 1000  # pixels, the longer side's limit (Fast R-CNN)
     context: float = 16 / 224  # share of a region's side that is context, on each side (R-CNN)
-    pyramid: list[float] = field(default_factory=lambda: [1.0])  # sizes of the levels, 1: as above
-    region_side: float = 160.0  # pixels a side that a region has at its level, about (SPPnet: 224)
+    pyramid: list[float] = field(default_factory=lambda: list(_PYRAMID))  # levels; 1: as above
+    region_side: float = 180.0  # pixels a side that a region has at its level, about (SPPnet: 224)
 
     def __post_init__(self) -> None:
         if not self.pyramid or not all(0 < factor < math.inf for factor in self.pyramid):

@@ -111,7 +111,11 @@ class SharedTrunkClassifier(nn.Module):
         self.trunk = trunk
         self.head = head
         self.batches = RegionBatches(
-            self, device=trunk.network.device, batch_size=batch_size, workers=workers
+            self,
+            device=trunk.network.device,
+            batch_size=batch_size,
+            workers=workers,
+            probabilities=head.probabilities,
         )
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ class SVMConfig:
     retrain_after: int = 2000  # new negatives of a class before it is trained again; R-CNN
     tolerance: float = 0.01  # of the projected gradients, in units of the margin; liblinear: 0.1
     max_passes: int = 1000  # over the samples of a class, each time; liblinear
-    max_cache_bytes: int = 2 << 30  # of features in memory; where it is full, the easiest go
+    max_cache_bytes: int = 1_500_000_000  # of features; where it is full, the easiest go
     seed: int = 0  # of the order of images and samples
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from detect.checkpoint import Checkpoint, save_checkpoint
 from detect.region_features import RegionFeatures
 from detect.svm import SVMConfig
@@ -40,7 +42,7 @@ def train_svms(run: TrainingRun, checkpoint: Checkpoint) -> None:
             run.data.train,
             proposals=run.data.proposals,
             num_classes=len(run.data.class_names),
-            svm=settings.head,
+            svm=replace(settings.head, seed=settings.seed),
             ridge=settings.ridge,
             workers=workers,
             state_path=run.out / "state.safetensors",

@@ -6,10 +6,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from detect.data.problems import InputError
 from detect.data.records import Record
 from detect.data.splits import first, only_classes, split_randomly
 from detect.distributed import Group
+from detect.progress import Progress
 from detect.proposing import photo_sources
 from detect.train_settings import TrainConfig
 from detect.workers import available_cores
@@ -29,17 +29,6 @@ from proposals.store import ProposalFile
 _TIMED = 3  # photos from which the cost of the others is estimated
 
 
-class Bar(Protocol):
-    """What shows progress."""
-
-    def update(self, n: int = 1) -> object:
-        """Count what was done."""
-
-    def set_postfix(self, **values: object) -> None:
-        """Show values beside the count."""
-
-
-Progress = Callable[..., AbstractContextManager[Bar]]
 BuildData = Callable[..., LabelledPhotos]
 
 
@@ -152,11 +141,12 @@ def load_training_data(
     photos, held_back = choose_photos(settings, build_data)
     validation = [] if held_back is None else list(held_back.records)
     records = _distinct([*photos.records, *validation])
+    notes = [*photos.notes, *(held_back.notes if settings.validation.split and held_back else [])]
     path = _proposal_path(Path(settings.cache), records, proposer)
     skipped: list[tuple[str, str]] = []
     if group.rank == 0:
-        for note in photos.notes:
-            say(note)
+        for note in notes:
+            say(f"note: {note}")
         skipped = _propose(records, proposer, path, settings.threads, progress, say)
     group.wait()
     skipped = group.from_first(skipped)
@@ -169,7 +159,7 @@ def load_training_data(
         validation=[record for record in validation if record.name in proposals],
         class_names=photos.class_names,
         proposals=proposals,
-        notes=list(photos.notes),
+        notes=notes,
         skipped=skipped,
     )
 
@@ -224,7 +214,7 @@ def _estimate(sources: list[PhotoSource], proposer: Proposer, workers: int) -> s
 
 def _proposal_path(folder: Path, records: list[Record], proposer: Proposer) -> Path:
     """Name a file after the photos and the settings of the proposer; it checks their contents."""
-    content = [proposer_settings(proposer), *(str(r.path and r.path.resolve()) for r in records)]
+    content = [proposer_settings(proposer), *(record.name for record in records)]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return folder / f"proposals-{digest[:12]}.npz"
 

@@ -63,6 +63,8 @@ def finish(
             with run.progress(len(validator.records), "validation photos") as bar:
                 found = validator.detect(best, bar.update)
         scores = validator.score(found, best.class_names)
+        mean_ap, count = scores.mean_ap or 0.0, len(validator.records)
+        run.say(f"best checkpoint: mAP {mean_ap:.3f} on {count} photos")
         of_record = dict(zip([r.name for r in validator.records], found, strict=True))
         for record in choose_examples(validator.records, _EXAMPLES, run.settings.seed):
             assert record.path is not None

@@ -16,10 +16,11 @@ from detect.fine_tuning import fine_tune
 from detect.googlenet import PREPROCESSING
 from detect.heads import RegionHead
 from detect.imagenet import load_imagenet
+from detect.progress import Progress
 from detect.results import write_skipped
 from detect.svm import SVMConfig
 from detect.svm_run import train_svms
-from detect.train_data import Progress, TrainingRun, load_training_data
+from detect.train_data import TrainingRun, load_training_data
 from detect.train_settings import SoftmaxConfig, TrainConfig, check_settings, recipe_of
 from proposals import Proposer
 
@@ -103,8 +104,8 @@ def load_start(settings: TrainConfig) -> Checkpoint:
 
 
 def fit_classes(start: Checkpoint, class_names: tuple[str, ...], seed: int) -> Checkpoint:
-    """Give a checkpoint a fresh head, unless its own is for the same classes."""
-    if start.class_names != class_names:
+    """Give a checkpoint a fresh head, unless its own is a softmax over the same classes."""
+    if start.class_names != class_names or start.head.activation != "softmax":
         torch.manual_seed(seed)
         start.head, start.class_names = RegionHead(len(class_names)), class_names
         for name in ("aux1", "aux2"):

@@ -9,7 +9,6 @@ from its number, so that a training goes on after any interruption as if there h
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from detect.distributed import Group
 from detect.files import write_atomically
 from detect.schedules import PolyakAverage, learning_rate_factor
+from detect.workers import available_cores, use_cores
 
 OPTIMIZERS = ("adamw", "sgd")
 
@@ -136,8 +136,8 @@ class Trainer:
         self.next_step = 0
         self._ahead: list[Future[tuple[Any, torch.Generator]]] = []
         self.draws_per_step = config.photos_per_step * self.group.size
-        workers = 1 if self.device.type == "cuda" else min(config.photos_per_step, threads or 99)
-        self._pool = ThreadPoolExecutor(min(workers, os.cpu_count() or 1), initializer=_use_a_core)
+        at_once = 1 if self.device.type == "cuda" else threads or available_cores()
+        self._pool = ThreadPoolExecutor(at_once, initializer=use_cores, initargs=(1,))
 
     @property
     def steps_per_epoch(self) -> float:
@@ -168,8 +168,14 @@ class Trainer:
         self.optimizer.step()
         self.average.update(self.parameters, step)
         self.next_step += 1
-        losses = self.group.gather([losses for _, losses in results])
-        return StepStats(step, config.learning_rate * factor, _nanmeans(losses))
+        rows = torch.tensor(
+            [list(losses.values()) for _, losses in results],
+            dtype=torch.float64,
+            device=self.device,  # where processes exchange tensors
+        )
+        means = self.group.gather(rows).nanmean(0).tolist()
+        losses = dict(zip(results[0][1], means, strict=True))
+        return StepStats(step, config.learning_rate * factor, losses)
 
     def _start_preparing(self, step: int) -> list[Future[tuple[Any, torch.Generator]]]:
         first = step * self.draws_per_step + self.group.rank * self.config.photos_per_step
@@ -267,13 +273,3 @@ def _laid_out_as(parameter: Tensor, values: Tensor) -> Tensor:
 
 def _mean(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(gradients)).mean(0) if len(gradients) > 1 else gradients[0]
-
-
-def _nanmeans(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    rows = torch.tensor([list(each.values()) for each in losses], dtype=torch.float64)
-    return dict(zip(losses[0], rows.nanmean(0).tolist(), strict=True))
-
-
-def _use_a_core() -> None:
-    torch.get_num_threads()  # a thread's first question resets it to the last number chosen
-    torch.set_num_threads(1)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from detect.checkpoint import Checkpoint
@@ -95,16 +93,10 @@ class Validator:
             on_done()
             return replace(found, class_names=checkpoint.class_names)
 
-        with ThreadPoolExecutor(at_once, initializer=_use_cores, initargs=(cores,)) as pool:
-            return list(pool.map(detect_on, self.records))
+        return CoreWorkers(at_once).map(detect_on, self.records)
 
     def score(self, found: Sequence[Detections], class_names: Sequence[str]) -> Scores:
         """Score the detections of :meth:`detect`."""
         if self.metric == "ilsvrc":
             return score_ilsvrc(found, self.records, class_names)
         return score_voc(found, self.records, class_names)
-
-
-def _use_cores(count: int) -> None:
-    torch.get_num_threads()  # a thread's first question resets it to the last number chosen
-    torch.set_num_threads(count)

@@ -78,8 +78,8 @@ class CoreWorkers:
                 # new thread knows it, and can put it back without touching the caller's own.
                 with ThreadPoolExecutor(1) as new:
                     before = new.submit(torch.get_num_threads).result()
-                    list(pool.map(lambda _: _use_cores(1, together), range(self.threads)))
-                    leader.submit(_use_cores, self.threads).result()
+                    list(pool.map(lambda _: use_cores(1, together), range(self.threads)))
+                    leader.submit(use_cores, self.threads).result()
                     new.submit(torch.set_num_threads, before).result()
                 self._pool, self._leader = pool, leader
             return self._pool
@@ -107,7 +107,8 @@ def share_cores(threads: int, images: int | None) -> tuple[int, int]:
     return at_once, threads // at_once
 
 
-def _use_cores(count: int, together: threading.Barrier | None = None) -> None:
+def use_cores(count: int, together: threading.Barrier | None = None) -> None:
+    """Let the operators of the calling thread use so many cores; wait for others where asked."""
     torch.get_num_threads()  # a thread's first question resets it to the last number chosen
     torch.set_num_threads(count)
     if together:

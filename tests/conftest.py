@@ -47,7 +47,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = RegionHead(2)
     torch.nn.init.normal_(head.classifier.weight, std=0.3)  # opinions, though unfounded
     path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
-    shared = SharedTrunkConfig(shorter_side=96, max_side=160)
+    shared = SharedTrunkConfig(shorter_side=96, max_side=160, pyramid=[1.0])
     save_checkpoint(path, Checkpoint(GoogLeNet(0), head, ("cat", "dog"), shared=shared))
     return path
 

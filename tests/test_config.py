@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from detect.config import (
     CONFIGS,
     ConfigError,
+    build,
     load_config,
     settings_help,
     split_arguments,
@@ -14,7 +15,8 @@ from detect.config import (
 from detect.export_settings import ExportConfig
 from detect.score_settings import ScoreConfig
 from detect.settings import DetectConfig, ProposeConfig, RecallConfig
-from detect.train_settings import TrainConfig
+from detect.svm import SVMConfig
+from detect.train_settings import SoftmaxConfig, TrainConfig
 from proposals import Proposer
 
 PROPOSERS = sorted(path.stem for path in (CONFIGS / "proposer").glob("*.yaml"))
@@ -118,3 +120,9 @@ def test_settings_are_written_as_yaml(tmp_path) -> None:
     assert (tmp_path / "run.yaml").read_text(encoding="utf-8") == (
         "a:\n  b:\n  - 1\n  - null\nü: 'x: y'\n"
     )
+
+
+@pytest.mark.parametrize(("head", "kind"), [("softmax", SoftmaxConfig), ("svm", SVMConfig)])
+def test_the_files_of_heads_hold_the_defaults_of_their_classes(head: str, kind: type) -> None:
+    settings, _ = load_config("train", ["out=x", "data.root=x", f"head={head}"])
+    assert build("head", settings.head) == kind()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detect.data.annotations import parse_annotation, read_annotations
-from detect.data.coco import read_coco
+from detect.data.coco_instances import read_instances
 from detect.data.ilsvrc import (
     Synsets,
     read_blacklist,
@@ -340,19 +340,6 @@ def write_json(path: Path, content: Any) -> Path:
     return path
 
 
-def test_coco_records_have_dense_labels_half_open_boxes_and_crowds(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "instances.json", coco_truth())
-    (full, empty), names = read_coco(path, Path("photos"))
-    assert names == ("ant", "zebra")
-    assert (full.name, full.path, full.image_id) == ("a.b", Path("photos/sub/a.b.jpg"), 5)
-    assert (full.width, full.height) == (60, 50)
-    assert full.boxes.tolist() == [[1.5, 2, 11.5, 22], [0, 0, 5, 5]]  # none without any area
-    assert full.labels.tolist() == [1, 0]
-    assert full.difficult.tolist() == [False, True]
-    assert (empty.boxes.shape, empty.labels.dtype, empty.image_id) == ((0, 4), torch.int64, 2)
-    assert read_coco(path)[0][0].path is None
-
-
 @pytest.mark.parametrize(
     ("where", "change", "message"),
     [
@@ -373,18 +360,19 @@ def test_bad_coco_ground_truth_is_named(
     truth = coco_truth()
     truth[where[0]][where[1]] |= change
     with pytest.raises(InputError, match=r"instances\.json.*" + message):
-        read_coco(write_json(tmp_path / "instances.json", truth))
+        read_instances(write_json(tmp_path / "instances.json", truth))
 
 
 @pytest.mark.parametrize("content", [[], {}, {"images": [], "annotations": []}, {"images": [1]}])
 def test_json_that_is_no_coco_ground_truth_is_named(tmp_path: Path, content: Any) -> None:
     with pytest.raises(InputError, match=r"instances\.json: "):
-        read_coco(write_json(tmp_path / "instances.json", content))
+        read_instances(write_json(tmp_path / "instances.json", content))
 
 
-def test_an_empty_coco_data_set_reads_as_no_records(tmp_path: Path) -> None:
+def test_an_empty_coco_data_set_has_no_images_and_no_classes(tmp_path: Path) -> None:
     empty: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    assert read_coco(write_json(tmp_path / "instances.json", empty)) == ([], ())
+    found = read_instances(write_json(tmp_path / "instances.json", empty))
+    assert (found.names, found.class_names) == ((), ())
 
 
 def test_packed_json_reads_like_plain_and_cut_off_json_is_named(tmp_path: Path) -> None:

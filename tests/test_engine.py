@@ -26,7 +26,7 @@ from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
 
 CPU = torch.device("cpu")
-SMALL = SharedTrunkConfig(shorter_side=96, max_side=160)
+SMALL = SharedTrunkConfig(shorter_side=96, max_side=160, pyramid=[1.0])
 needs_bfloat16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here"
 )
@@ -36,7 +36,7 @@ PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 @pytest.fixture(scope="module")
 def bundled() -> Checkpoint:
     checkpoint = load_checkpoint()
-    checkpoint.shared = SharedTrunkConfig(shorter_side=200, max_side=400)  # as the photo below
+    checkpoint.shared = SharedTrunkConfig(200, 400, pyramid=[1.0])  # as the photo below
     return checkpoint
 
 

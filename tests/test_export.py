@@ -43,7 +43,7 @@ def make_checkpoint(layout: Layout) -> Checkpoint:
                 torch.nn.init.uniform_(tensor, 0.5, 2)
     torch.nn.init.normal_(head.classifier.weight, std=0.3)
     torch.nn.init.normal_(head.box_regression.weight, std=0.1)
-    shared = SharedTrunkConfig(shorter_side=96, max_side=160)
+    shared = SharedTrunkConfig(96, 160, pyramid=[1.0], region_side=160)
     return Checkpoint(network, head, ("cat", "dog"), PREPROCESSING[layout], shared=shared)
 
 

@@ -87,7 +87,7 @@ def test_regions_scored_together_equal_those_scored_alone(photo) -> None:
 @pytest.mark.parametrize("n", [1, 9])
 @pytest.mark.parametrize("prepared", [False, True])
 def test_one_level_gives_the_bits_of_one_map_cut_batch_by_batch(photo, n, prepared) -> None:
-    classifier = small_classifier(4, 2, prepared=prepared)
+    classifier = small_classifier(4, 2, prepared=prepared, pyramid=[1.0])
     trunk, boxes = classifier.trunk, random_boxes(n, 80, 60)
     [maps] = classifier.batches.workers.map(trunk.image_map, [photo])
 

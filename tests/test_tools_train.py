@@ -82,6 +82,7 @@ def test_training_makes_a_checkpoint_a_report_and_logs(workplace) -> None:
     assert done.returncode == 0, done.stderr
     assert "4 photos to propose boxes on: about" in done.stdout
     assert "step 1: mAP" in done.stdout
+    assert "best checkpoint: mAP" in done.stdout
     out = workplace / "one"
     checkpoint = load_checkpoint(out / "checkpoint.safetensors")
     assert checkpoint.class_names == ("cat", "dog")
@@ -130,7 +131,7 @@ def test_killed_before_its_last_validation_it_is_measured_when_resumed(
     monkeypatch.chdir(workplace)
     given = (*QUICK, "report=false", "validation.split=val", "out=unmeasured")
     with monkeypatch.context() as patch:
-        patch.setattr(fine_tuning.Judge, "settle", lambda judge, trainer: False)
+        patch.setattr(fine_tuning.Judge, "settle", lambda *_, **__: False)
         patch.setattr(fine_tuning, "finish", lambda *_: None)
         assert train_here(monkeypatch, *given) == 0
     assert not (workplace / "unmeasured/checkpoint.safetensors").exists()
@@ -190,6 +191,12 @@ def test_svms_are_trained_on_a_network_that_stays(workplace, monkeypatch) -> Non
     start = load_file(workplace / "googlenet.safetensors")["inception_5b/1x1.weight"]
     assert torch.equal(checkpoint.network.inception5b.branch1.conv.weight, start.half().float())
     assert "<html" in (workplace / "svm/report.html").read_text()
+    further = [setting for setting in QUICK if not setting.startswith("weights")]
+    start = "checkpoint=svm/checkpoint.safetensors"
+    assert train_here(monkeypatch, *further, start, "out=further", "report=false") == 0
+    # A softmax starts from nothing: SVMs' weights are none of its.
+    trained = load_checkpoint(workplace / "further/checkpoint.safetensors")
+    assert trained.head.activation == "softmax"
 
 
 def test_training_goes_on_from_a_detector_by_default_the_bundled_one(
