@@ -22,6 +22,14 @@ def best_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Tell whether networks run in bfloat16 at all, be it slowly: oneDNN needs AVX-512 for it."""
+    if device.type != "cpu":
+        return True
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # the only one to ask
+    return supported
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the precision of this name; of ``auto`` the best for the device.
 

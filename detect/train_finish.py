@@ -13,6 +13,7 @@ from detect.checkpoint import load_checkpoint, save_checkpoint
 from detect.detections import Detections
 from detect.engine import check_precision
 from detect.images import read_image
+from detect.precision import computes_bfloat16
 from detect.scoring import Scores
 from detect.train_data import TrainingData, TrainingRun
 from detect.training_report import TrainingExample, choose_examples, write_training_report
@@ -51,10 +52,11 @@ def finish(
         found: What the best checkpoint detects on the validator's photos, where that is known.
     """
     best = load_checkpoint(run.checkpoint_path)
-    if best.precision_check is None:
+    if best.precision_check is None and computes_bfloat16(torch.device("cpu")):
         best.precision_check = check_precision(best, _some_regions(run.data))
         save_checkpoint(run.checkpoint_path, best)
-    run.say(f"bfloat16 against float32: {best.precision_check}")
+    unknown = "not compared, for this processor does not compute it"
+    run.say(f"bfloat16 against float32: {best.precision_check or unknown}")
     if not run.settings.report:
         return
     scores, examples = None, []

@@ -96,7 +96,7 @@ def reference(layout: Layout, height: int, width: int) -> int:
 @pytest.mark.parametrize("layout", ["paper", "torchvision"])
 @pytest.mark.parametrize("size", [(224, 224), (600, 800), (601, 903)])
 def test_the_trunk_costs_what_table_1_says(layout: Layout, size: tuple[int, int]) -> None:
-    checkpoint_config = SharedTrunkConfig(shorter_side=min(size), max_side=max(size))
+    checkpoint_config = SharedTrunkConfig(min(size), max(size), pyramid=[1.0])
     checkpoint = Checkpoint(GoogLeNet(0, layout=layout), RegionHead(2), ("a", "b"))
     checkpoint.shared = checkpoint_config
     budget = count_budget(
@@ -135,7 +135,8 @@ def test_a_pyramid_costs_the_sum_of_the_levels_in_use(levels: list[int] | None) 
     used = [0, 1, 2] if levels is None else levels
     budget = budget_of("paper", shared=pyramid, levels=levels)
     assert budget.trunk_sizes == tuple(sizes[level] for level in used)
-    alone = [budget_of("paper", shared=SharedTrunkConfig(min(size), max(size))) for size in sizes]
+    scales = [SharedTrunkConfig(min(size), max(size), pyramid=[1.0]) for size in sizes]
+    alone = [budget_of("paper", shared=scale) for scale in scales]
     expected = sum(reference("paper", *sizes[level]) for level in used)
     assert budget.trunk.multiply_adds == expected
     assert sum(layer.multiply_adds for layer in budget.trunk.layers) == expected

@@ -19,7 +19,7 @@ from detect.googlenet import PREPROCESSING, ConvReLU, GoogLeNet
 from detect.heads import RegionHead
 from detect.images import read_image
 from detect.map_operations import CompiledMaxPool
-from detect.precision import PrecisionCheck
+from detect.precision import PrecisionCheck, computes_bfloat16
 from detect.region_features import RegionFeatures
 from detect.shared_geometry import SharedTrunkConfig, region_levels
 from detect.shared_trunk import SharedTrunkClassifier
@@ -28,7 +28,7 @@ from detect.workers import CoreWorkers
 CPU = torch.device("cpu")
 SMALL = SharedTrunkConfig(shorter_side=96, max_side=160, pyramid=[1.0])
 needs_bfloat16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 here"
+    not computes_bfloat16(CPU), reason="oneDNN has no bfloat16 here"
 )
 PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 
@@ -245,7 +245,8 @@ def test_the_checkpoint_is_not_changed() -> None:
     checkpoint = small_checkpoint("torchvision")
     before = copy.deepcopy(checkpoint)
     build_classifier(checkpoint, device=CPU)
-    check_precision(checkpoint, [(torch.zeros(3, 50, 70, dtype=torch.uint8), random_boxes(1))])
+    black = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    check_precision(checkpoint, [(black, random_boxes(1))], "float32")
     for name in ("network", "head"):
         state, old = getattr(checkpoint, name).state_dict(), getattr(before, name).state_dict()
         assert state.keys() == old.keys()
