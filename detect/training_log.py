@@ -87,12 +87,9 @@ class TrainingLog:
                 self.save()
             yield stats
 
-    def note_validation(
-        self, step: int, mean_ap: float, class_aps: Mapping[str, float | None]
-    ) -> None:
-        """Note a validation after so many steps, and save the state with it."""
-        aps = {f"AP {name}": value for name, value in class_aps.items()}
-        self._note(_VALIDATION, step=step, mAP=mean_ap, **aps)
+    def note_validation(self, step: int, measures: Mapping[str, float | None]) -> None:
+        """Note what was measured after so many steps, and save the state with it."""
+        self._note(_VALIDATION, step=step, **measures)
         self.save()
 
     def validations(self) -> list[dict[str, Any]]:

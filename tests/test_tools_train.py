@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from detect import Detector, fine_tuning
+from detect import Detector, fine_tuning, training_loop
 from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
 from detect.merging import MergeConfig
@@ -131,7 +131,7 @@ def test_killed_before_its_last_validation_it_is_measured_when_resumed(
     monkeypatch.chdir(workplace)
     given = (*QUICK, "report=false", "validation.split=val", "out=unmeasured")
     with monkeypatch.context() as patch:
-        patch.setattr(fine_tuning.Judge, "settle", lambda *_, **__: False)
+        patch.setattr(training_loop.Judge, "settle", lambda *_, **__: False)
         patch.setattr(fine_tuning, "finish", lambda *_: None)
         assert train_here(monkeypatch, *given) == 0
     assert not (workplace / "unmeasured/checkpoint.safetensors").exists()

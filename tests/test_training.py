@@ -179,7 +179,7 @@ def test_steps_behind_the_saved_state_are_forgotten(tmp_path: Path) -> None:
 def test_validations_are_noted_beside_the_steps(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path, {}, save_minutes=60)
     with log.resume(make_trainer()):
-        log.note_validation(7, 0.25, {"cat": 0.5, "dog, big": None})  # type: ignore[dict-item]
+        log.note_validation(7, {"mAP": 0.25, "AP cat": 0.5, "AP dog, big": None})
     table = (tmp_path / "validation.csv").read_text()
     assert table == 'step,mAP,AP cat,"AP dog, big"\n7,0.25,0.5,\n'
     assert log.validations()[0]["mAP"] == 0.25
