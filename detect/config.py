@@ -188,7 +188,7 @@ def settings_help(settings: type, *, by_hydra: bool = False) -> dict[str, str]:
     return {"template": "\n".join([head, *lines, foot])}
 
 
-def _describe(settings: type, prefix: str = "") -> list[tuple[str, str]]:
+def _describe(settings: type, prefix: str = "", made: Any = None) -> list[tuple[str, str]]:
     """List the settings of a dataclass and of those inside it: ``name=default`` and comment.
 
     The comments stand in the source of the dataclass, their only home, and are read from there.
@@ -197,15 +197,18 @@ def _describe(settings: type, prefix: str = "") -> list[tuple[str, str]]:
     found = re.findall(r"^    (\w+): .+?(?: = (.+?))?  # (.+)$", source, re.M)
     written = {name: (default, comment) for name, default, comment in found}
     shown = {"MISSING": "...", "None": "null"}
+    plain = settings()
+    made = plain if made is None else made
     rows = []
     for name, kind in get_type_hints(settings).items():
+        value = getattr(made, name)
         if is_dataclass(kind):
             assert isinstance(kind, type)
-            rows += _describe(kind, f"{prefix}{name}.")
+            rows += _describe(kind, f"{prefix}{name}.", value)
         else:
             default, comment = written[name]
-            if default.startswith("field("):
-                default = str(getattr(settings(), name)).replace(" ", "")
+            if default.startswith("field(") or value != getattr(plain, name):
+                default = str(value).replace(" ", "")
             rows.append((f"{prefix}{name}={shown.get(default, default)}", comment))
     return rows
 

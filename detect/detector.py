@@ -13,9 +13,12 @@ from torch import Tensor
 
 from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from detect.detections import Detections
+from detect.devices import choose_device
 from detect.engine import Classifier, build_classifier
 from detect.images import as_image
 from detect.merging import MergeConfig, merge_detections
+from detect.multibox_proposals import share_trunk
+from detect.multibox_trunk import trunk_digest
 from proposals import Proposer, SelectiveSearch
 
 
@@ -120,6 +123,8 @@ class Detector:
         else:
             raise ValueError(f"backend={backend}: choose torch or onnxruntime")
         proposer = proposer or SelectiveSearch("googlenet")
+        if isinstance(checkpoint, Checkpoint):
+            proposer = share_trunk(proposer, classifier, trunk_digest(checkpoint.network, "grid"))
         return cls(proposer, classifier, class_names=names, merge=merge, device=place)
 
 
@@ -130,20 +135,3 @@ def _on_onnxruntime(
 
     made = load_onnx_classifier(source, regions=regions, precision=precision, threads=threads)
     return made, made.class_names
-
-
-def choose_device(name: str | torch.device | None) -> torch.device:
-    """Return the device of this name; of None a GPU where there is one.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device={name}: choose cpu, cuda or cuda:NUMBER") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}: {torch.cuda.device_count()} CUDA devices here; use cpu")
-    return device

@@ -11,6 +11,7 @@ from detect.config import MISSING, build, register
 from detect.detector import Detector
 from detect.merging import MergeConfig
 from detect.onnx_files import DESCRIPTION
+from proposals.proposer import Proposer, proposer_settings
 
 
 @dataclass
@@ -83,11 +84,19 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
     )
 
 
-def decisive_settings(settings: DetectConfig, plain: dict[str, Any]) -> dict[str, Any]:
-    """Return what other detections would come from, if it were changed."""
-    names = ("regions", "proposer", "merge", "device", "precision", "backend", "compile")
+def decisive_settings(
+    settings: DetectConfig, plain: dict[str, Any], proposer: Proposer
+) -> dict[str, Any]:
+    """Return what other detections would come from, if it were changed.
+
+    Args:
+        settings: Of tools/detect.py.
+        plain: The same as plain dicts and lists.
+        proposer: Made of them.
+    """
+    names = ("regions", "merge", "device", "precision", "backend", "compile")
     decisive = {name: plain[name] for name in names}
-    decisive["proposer"] = {k: v for k, v in plain["proposer"].items() if k != "threads"}
+    decisive["proposer"] = proposer_settings(proposer)
     source = Path(settings.checkpoint or BUNDLED)
     source = source / DESCRIPTION if source.is_dir() else source  # which has its models' digests
     return decisive | {"checkpoint_sha256": file_digest(source)}

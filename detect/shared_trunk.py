@@ -7,6 +7,8 @@ which is what 4e holds for a 224 x 224 crop, and pool4, 5a, 5b go on as if it ha
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -110,6 +112,7 @@ class SharedTrunkClassifier(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.head = head
+        self._known = _KnownMaps()
         self.batches = RegionBatches(
             self,
             device=trunk.network.device,
@@ -135,12 +138,16 @@ class SharedTrunkClassifier(nn.Module):
             size,
             regions=regions,
         )
+        self._known.forget()
         back = places.argsort()
         return moved[back], scores[back]
 
     @torch.inference_mode()
     def image_maps(self, image: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
         """Run the trunk on an RGB uint8 image at some levels of the pyramid.
+
+        Maps of the image that the calling thread asked for last are not made again, until its
+        regions are scored: a MultiBox may have read them before.
 
         A level that is more than one core's share of all the work is shared by a CPU's cores,
         operator by operator; the others are computed side by side, the largest first.
@@ -152,6 +159,11 @@ class SharedTrunkClassifier(nn.Module):
         Returns:
             The maps, ``[1, 832, h, w]``, by level.
         """
+        known = self._known.of(image)
+        known |= self._run_trunk(image, [level for level in levels if level not in known])
+        return {level: known[level] for level in levels}
+
+    def _run_trunk(self, image: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
         workers, pyramid = self.batches.workers, self.trunk.config.pyramid
         image = upload(image, self.trunk.network.device)
 
@@ -169,3 +181,21 @@ class SharedTrunkClassifier(nn.Module):
         alone = [level for level in largest_first if level not in shared]
         maps = {level: workers.together(image_map, level) for level in shared}
         return maps | dict(zip(alone, workers.map(image_map, alone), strict=True))
+
+
+class _KnownMaps(threading.local):
+    """Maps of the image that each thread works on."""
+
+    def __init__(self) -> None:
+        self._image: weakref.ref[Tensor] | None = None
+        self._maps: dict[int, Tensor] = {}
+
+    def of(self, image: Tensor) -> dict[int, Tensor]:
+        """Return the maps of an image by level, to be added to."""
+        if self._image is None or self._image() is not image:
+            self._image, self._maps = weakref.ref(image), {}
+        return self._maps
+
+    def forget(self) -> None:
+        """Let go of all maps."""
+        self._image, self._maps = None, {}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -84,8 +84,29 @@ class TrainingRun:
         return self.out / "checkpoint.safetensors"
 
 
+class Division(Protocol):
+    """How a data set is divided in photos to learn from and photos to measure on."""
+
+    split: str | None
+    fraction: float
+    photos: int
+
+
+class PhotoChoice(Protocol):
+    """Settings that choose photos."""
+
+    photos: int
+    only_classes: list[str]
+    seed: int
+
+    @property
+    def validation(self) -> Division:
+        """Of the photos to measure on."""
+        ...
+
+
 def choose_photos(
-    settings: TrainConfig, build_data: BuildData
+    settings: PhotoChoice, build_data: BuildData
 ) -> tuple[LabelledPhotos, LabelledPhotos | None]:
     """Read the data set and divide it in photos to learn from and photos to measure on.
 

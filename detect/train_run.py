@@ -10,7 +10,7 @@ from torch import nn
 
 from detect.checkpoint import BUNDLED, Checkpoint, Regions, load_checkpoint
 from detect.data.labelled import LabelledPhotos
-from detect.detector import choose_device
+from detect.devices import choose_device
 from detect.distributed import process_group
 from detect.fine_tuning import fine_tune
 from detect.googlenet import PREPROCESSING

@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proposals.compute import PhotoSource, compute_proposals
+    from proposals.multibox import MultiBox, MultiBoxProposer
     from proposals.proposer import Proposer
     from proposals.region_tree import RegionTree
     from proposals.selective_search import SelectiveSearch
     from proposals.store import ProposalFile
+    from proposals.union import Union
 
 _HOMES = {
+    "MultiBox": "proposals.multibox",
+    "MultiBoxProposer": "proposals.multibox",
+    "Union": "proposals.union",
     "PhotoSource": "proposals.compute",
     "ProposalFile": "proposals.store",
     "Proposer": "proposals.proposer",
@@ -19,11 +24,14 @@ _HOMES = {
     "compute_proposals": "proposals.compute",
 }
 __all__ = [
+    "MultiBox",
+    "MultiBoxProposer",
     "PhotoSource",
     "ProposalFile",
     "Proposer",
     "RegionTree",
     "SelectiveSearch",
+    "Union",
     "compute_proposals",
 ]
 

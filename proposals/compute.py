@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter, deque
@@ -12,13 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from proposals.proposer import Proposer, check_threads
+from proposals.proposer import Proposer, check_threads, proposer_settings
 from proposals.store import ProposalFile, StoredPhoto, write_proposal_file
 from proposals.working_file import REMEDY, SettingsMismatch, WorkingFile, check_settings
 
@@ -123,25 +121,6 @@ def compute_proposals(
     outcome.num_photos = len(photos)
     outcome.num_boxes = sum(photo.num_boxes for photo in photos)
     return outcome
-
-
-def proposer_settings(proposer: Proposer) -> dict[str, Any]:
-    """Describe a proposer by its class and its public attributes, without ``threads``.
-
-    Raises:
-        ValueError: If these are not plain values, or there are none.
-    """
-    values = {k: v for k, v in vars(proposer).items() if k != "threads" and not k.startswith("_")}
-    kind = type(proposer).__qualname__
-    try:
-        if isinstance(proposer, FunctionType) or not values:
-            raise TypeError("no attributes")
-        described: dict[str, Any] = json.loads(json.dumps({"class": kind, **values}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the attributes of a {kind} do not tell its settings ({error}): give settings="
-        ) from error
-    return described
 
 
 def _check_request(sources: Sequence[PhotoSource], proposer: Proposer, workers: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import json
+from types import FunctionType
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -39,3 +41,25 @@ def check_threads(images: int, proposer: Proposer) -> None:
             f"{images} images at a time with threads={threads} for each would share the cores "
             "twice: set the proposer's threads=1, or work on one image at a time"
         )
+
+
+def proposer_settings(proposer: Proposer) -> dict[str, Any]:
+    """Describe a proposer by its class, and by its ``settings()`` or public attributes.
+
+    ``threads`` is none of them, for no box depends on it.
+
+    Raises:
+        ValueError: If these are not plain values, or there are none.
+    """
+    kind, tell = type(proposer).__qualname__, getattr(proposer, "settings", None)
+    values = tell() if tell else vars(proposer)
+    values = {k: v for k, v in values.items() if k != "threads" and not k.startswith("_")}
+    try:
+        if isinstance(proposer, FunctionType) or not values:
+            raise TypeError("no attributes")
+        described: dict[str, Any] = json.loads(json.dumps({"class": kind, **values}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the attributes of a {kind} do not tell its settings ({error}): give settings="
+        ) from error
+    return described

@@ -21,7 +21,8 @@ from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 DOCS = "".join(
-    (ROOT / "docs" / f"{name}.md").read_text() for name in ("export", "engine", "training")
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("export", "engine", "training", "multibox")
 )
 COMMANDS = list(
     dict.fromkeys(re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README + DOCS, re.M))
@@ -165,6 +166,10 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         command += " proposer.max_boxes=60"
     if "labelled" in command:
         add_labelled(workplace, request.getfixturevalue("shared_dir"))
+    if "tools/train_multibox.py" in command:
+        command += " training.steps=2 multibox.hidden=8"
+    if "out/multibox/multibox" in command and not (workplace / "out/multibox").exists():
+        pytest.skip("goes on from the command before it")
     if "tools/train.py" in command:
         command += " training.steps=2 proposer.max_boxes=60"
     if "out/quick/checkpoint" in command and not (workplace / "out/quick").exists():

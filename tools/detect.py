@@ -41,7 +41,7 @@ def run(paths: list[str], overrides: list[str]) -> int:
     videos = any(is_video(source.path) for source in sources)
     at_once, cores = share_cores(settings.threads, None if videos else len(sources))
     detector = build_detector(settings, cores)
-    names, decisive = detector.class_names, decisive_settings(settings, plain)
+    names, decisive = detector.class_names, decisive_settings(settings, plain, detector.proposer)
     with Ledger.open(
         out / "detections.jsonl", decisive, names, overwrite=settings.overwrite
     ) as ledger:

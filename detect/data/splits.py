@@ -98,6 +98,21 @@ def only_classes(
     return LabelledPhotos(records, chosen, [*photos.notes, note])
 
 
+def without_classes(photos: LabelledPhotos, names: Sequence[str]) -> LabelledPhotos:
+    """Leave out the photos that show some classes, to see how well they are found unlearned.
+
+    Raises:
+        InputError: If a class is not among those of the photos, or no photo is left.
+    """
+    left_out = {photos.class_names.index(n) for n in check_names(names, photos.class_names)}
+    records = [r for r in photos.records if not left_out & set(r.labels.tolist())]
+    if not records:
+        raise InputError(f"every photo shows {' or '.join(names)}; leave out fewer classes")
+    gone = len(photos.records) - len(records)
+    note = f"{gone} photos that show {', '.join(names)} left out"
+    return replace(photos, records=records, notes=[*photos.notes, note])
+
+
 def first(photos: LabelledPhotos, count: int, seed: int) -> LabelledPhotos:
     """Draw a number of photos; more of them include those that fewer are.
 
