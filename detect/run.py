@@ -10,17 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from detect.detector import Detector
+from detect.detections import Detections
 from detect.images import ImageError, ImageSource, is_video, open_regular, read_image
 from detect.ledger import Ledger
 from detect.report import write_report
@@ -34,6 +34,18 @@ logger = logging.getLogger(__name__)
 STAGES = ("read", "propose", "classify", "merge", "draw")
 _FRAME = "#{:06d}"  # what a frame's name has behind its video's
 _DRAWN = ".drawn.jpg"  # what the drawn copy of anything but a .jpg has behind its name
+
+
+class OnImages(Protocol):
+    """What works on images one by one: a detector, or a classifier of whole images."""
+
+    device: torch.device
+
+    def __call__(
+        self, image: Tensor, clock: Callable[[str], AbstractContextManager[None]]
+    ) -> Detections:
+        """Return what is found on an RGB uint8 image ``[3, H, W]``."""
+        ...
 
 
 class StageClock:
@@ -82,7 +94,7 @@ class DetectionRun:
     """Detects on sources in their order and notes each result at once.
 
     Args:
-        detector: Detects on one image.
+        detector: Detects on one image, such as a ``Detector``.
         ledger: Receives the results, and gives those of an earlier run.
         threads: Images in work at the same time. Every operation is computed by one core, so that
             the results do not depend on how many there are.
@@ -93,7 +105,7 @@ class DetectionRun:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: OnImages,
         ledger: Ledger,
         *,
         threads: int = 1,
@@ -101,7 +113,7 @@ class DetectionRun:
         drawn: Path | None = None,
         draw_threshold: float = 0.5,
     ) -> None:
-        check_threads(threads, detector.proposer)
+        check_threads(threads, getattr(detector, "proposer", None))
         self.detector = detector
         self.ledger = ledger
         self.threads = threads

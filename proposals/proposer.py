@@ -25,12 +25,12 @@ class Proposer(Protocol):
         ...
 
 
-def check_threads(images: int, proposer: Proposer) -> None:
+def check_threads(images: int, proposer: Proposer | None) -> None:
     """Refuse to spread work over images and, inside each, over the proposer's own threads.
 
     Args:
         images: How many are in work at the same time.
-        proposer: What searches them; its attribute ``threads``, if any, counts.
+        proposer: What searches them, if anything; its attribute ``threads``, if any, counts.
 
     Raises:
         ValueError: If both are more than one.

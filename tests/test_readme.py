@@ -43,6 +43,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     shutil.copy(data / "chelsea.png", folder / "photos")
     shutil.copy(data / "chelsea.png", folder / "street.jpg")
+    (folder / "IMAGENET/n02123045").mkdir(parents=True)
+    shutil.copy(data / "chelsea.png", folder / "IMAGENET/n02123045")
     for name in ("tools", "docs", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     return folder
@@ -157,7 +159,7 @@ def marked(command: str) -> object:
 
 @pytest.mark.parametrize("command", [marked(command) for command in COMMANDS])
 def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequest) -> None:
-    if re.search(r"VOC2007|ilsvrc|ILSVRC|benchmarks/", command):
+    if re.search(r"VOC2007|ilsvrc|ILSVRC|caffemodel|benchmarks/", command):
         add_data(workplace, request.getfixturevalue("shared_dir"))
     if "out/demo" in command:
         detection = "python tools/detect.py - out=out/demo proposer.max_boxes=60"
