@@ -50,10 +50,10 @@ class Judge:
         if due and step not in measured and self.group.rank == 0:
             with trainer.averaged():
                 self._measure(step)
-        history = self._history()
+        name, history = self._history()
         stop = bool(history) and 0 < self.patience <= len(history) - 1 - _place_of_best(history)
         if stop := self.group.from_first(stop):
-            self.say(f"stopped after {step} steps: there is no better one any more")
+            self.say(f"stopped after {step} steps: {name} does not rise any more")
         return stop
 
     def _measure(self, step: int) -> None:
@@ -63,14 +63,15 @@ class Judge:
         measures = self.measure()
         name, value = next(iter(measures.items()))
         self.say(f"step {step}: {name} {value or 0.0:.3f}")
-        if (value or 0.0) > max(self._history(), default=-1.0):
+        if (value or 0.0) > max(self._history()[1], default=-1.0):
             self.keep()
         self.log.note_validation(step, measures)
 
-    def _history(self) -> list[float]:
+    def _history(self) -> tuple[str, list[float]]:
+        """Return the name of the measure that counts and its values, oldest first."""
         rows = self.log.validations()
         name = next((key for key in rows[0] if key not in ("kind", "step")), "") if rows else ""
-        return [row[name] or 0.0 for row in rows]
+        return name, [row[name] or 0.0 for row in rows]
 
 
 def train(trainer: Trainer, log: TrainingLog, judge: Judge, progress: Progress) -> None:

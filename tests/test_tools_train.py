@@ -21,6 +21,7 @@ from detect import Detector, fine_tuning, training_loop
 from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
 from detect.merging import MergeConfig
+from detect.precision import computes_bfloat16
 from tests.conftest import ROOT
 from tests.test_googlenet import caffe_tensors
 from tools import command_line
@@ -88,7 +89,8 @@ def test_training_makes_a_checkpoint_a_report_and_logs(workplace) -> None:
     assert checkpoint.class_names == ("cat", "dog")
     assert checkpoint.training["num_photos"] == 3
     assert checkpoint.shared.pyramid == [0.7, 1.0]
-    assert checkpoint.precision_check is not None
+    checked = checkpoint.precision_check is not None
+    assert checked == computes_bfloat16(torch.device("cpu"))
     with (out / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
     with (out / "validation.csv").open() as file:
