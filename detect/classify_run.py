@@ -44,11 +44,6 @@ class ErrorRates:
         return ", ".join(parts)
 
 
-def find_weights(text: str) -> list[str]:
-    """Split the setting ``weights``; a file whose name holds commas is one."""
-    return [text] if Path(text).is_file() else [part.strip() for part in text.split(",")]
-
-
 def digests(weights: Sequence[str]) -> list[str]:
     """Return what tells the weights from others."""
     return [file_digest(path) if Path(path).is_file() else path for path in weights]

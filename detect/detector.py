@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from detect.detections import Detections
 from detect.devices import choose_device
 from detect.engine import Classifier, build_classifier
+from detect.ensemble import join_checkpoints
 from detect.images import as_image
 from detect.merging import MergeConfig, merge_detections
 from detect.multibox_proposals import share_trunk
@@ -75,7 +76,7 @@ class Detector:
     @classmethod
     def load(
         cls,
-        checkpoint: str | Path | Checkpoint = BUNDLED,
+        checkpoint: str | Path | Checkpoint | Sequence[str | Path] = BUNDLED,
         *,
         regions: str | None = None,
         proposer: Proposer | None = None,
@@ -89,8 +90,8 @@ class Detector:
         """Build a detector from a checkpoint, by default the bundled one.
 
         Args:
-            checkpoint: A file made by tools/train.py, or what was read from it; for onnxruntime
-                also a folder made by tools/export.py.
+            checkpoint: A file made by tools/train.py, or what was read from it; several of the same
+                classes are averaged; for onnxruntime also a folder made by tools/export.py.
             regions: ``shared`` (one trunk pass an image) or ``crops``; by default as trained.
             proposer: By default selective search with superpixels of twice R-CNN's size.
             merge: Settings of NMS and voting.
@@ -103,6 +104,8 @@ class Detector:
         Raises:
             ValueError: If the checkpoint cannot be used, or an argument is none of its choices.
         """
+        if isinstance(checkpoint, Sequence) and not isinstance(checkpoint, str):
+            checkpoint = join_checkpoints([load_checkpoint(path) for path in checkpoint])
         if backend == "onnxruntime":
             if device not in (None, "cpu", torch.device("cpu")):
                 raise ValueError(f"device={device}: backend=onnxruntime computes on the CPU")

@@ -24,3 +24,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(file, start=1):
             if line := line.removesuffix("\n"):
                 yield number, line
+
+
+def split_paths(text: str) -> list[str]:
+    """Split paths with commas between them; the name of one file that holds commas is one."""
+    return [text] if Path(text).exists() else [part.strip() for part in text.split(",")]

@@ -16,6 +16,7 @@ from detect.data.imagefolder import ClassifiedPhotos
 from detect.data.records import Record
 from detect.detections import Detections
 from detect.engine import build_classifier
+from detect.ensemble import join_checkpoints
 from detect.googlenet import GoogLeNet
 from detect.image_classifier import ImageClassifier
 from detect.images import read_image
@@ -187,20 +188,22 @@ def detection_claims(
     """
     names = checkpoints[0].class_names
     cpu = torch.device("cpu")
-    classifiers = [build_classifier(checkpoint, device=cpu) for checkpoint in checkpoints]
+    single = build_classifier(checkpoints[0], device=cpu)
+    several = len(checkpoints) > 1
+    joined = build_classifier(join_checkpoints(checkpoints), device=cpu) if several else single
     found: dict[str, list[Detections]] = {"plain": [], "full": [], "ensemble": []}
     plain = MergeConfig(vote_threshold=None)
     for record in records:
         assert record.path is not None
         image = read_image(record.path)
         proposals = proposer(image)
-        scored = [classifier.score_regions(image, proposals) for classifier in classifiers]
-        boxes, scores = scored[0]
+        boxes, scores = single.score_regions(image, proposals)
         unmoved = proposals[:, None].expand_as(boxes)
         found["plain"].append(merge_detections(unmoved, scores, plain))
         found["full"].append(merge_detections(boxes, scores, MergeConfig()))
-        means = [torch.stack(parts).mean(0) for parts in zip(*scored, strict=True)]
-        found["ensemble"].append(merge_detections(means[0], means[1], MergeConfig()))
+        if several:
+            scored = joined.score_regions(image, proposals)
+            found["ensemble"].append(merge_detections(*scored, MergeConfig()))
         on_done()
     data = f"{len(records)} photos of VOC2007"
     other = "no: 20 VOC classes, not ILSVRC's 200; the differences are what to look at"
@@ -215,7 +218,7 @@ def detection_claims(
         claim("mAP, one network, no box regression", "38.02 %", "plain"),
         claim("the same with box regression and voting", "-", "full", untimely),
     ]
-    if len(checkpoints) > 1:
+    if several:
         claims.append(claim(f"mAP, {len(checkpoints)} networks", "43.9 % (6)", "ensemble"))
     return claims
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detect.ensemble import EnsembleNetwork
 from detect.googlenet import ConvReLU, GoogLeNet, Inception, LocalResponseNorm
 from detect.map_operations import CompiledMaxPool, CompiledResponseNorm
 
@@ -36,6 +37,9 @@ def prepare_network(
         own_kernels: Whether a CPU uses oneDNN's operators and this package's compiled code, which
             torch.compile and ONNX do not understand.
     """
+    if isinstance(network, EnsembleNetwork):
+        make = partial(prepare_network, dtype=dtype, device=device, own_kernels=own_kernels)
+        return EnsembleNetwork([make(cast(GoogLeNet, member)) for member in network.members])
     prepared = copy.deepcopy(network).float().eval().requires_grad_(False)
     own_kernels = own_kernels and device.type == "cpu"
     place: dict[str, Any] = {"dtype": dtype, "device": device, "packed": own_kernels}

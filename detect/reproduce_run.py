@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from detect.checkpoint import BUNDLED, load_checkpoint
-from detect.classify_run import find_weights
 from detect.data.imagefolder import ClassifiedPhotos, image_folder
 from detect.data.records import Record
-from detect.files import write_atomically
+from detect.files import split_paths, write_atomically
 from detect.multi_crop import CROPS
 from detect.multibox_proposals import multibox_proposals
 from detect.paper_architecture import architecture, format_architecture
@@ -86,7 +85,7 @@ def _claims(
         chosen = spread(pairs, settings.photos)
         some = ClassifiedPhotos([image for image, _ in chosen], [label for _, label in chosen])
         with progress(len(chosen) * len(CROPS), "photos") as bar:
-            return classification_claims(some, find_weights(settings.weights), bar.update)
+            return classification_claims(some, split_paths(settings.weights), bar.update)
     if not records:
         return "not measured: give data=voc data.root=VOC2007 data.split=val"
     doubled: Proposer = SelectiveSearch("googlenet")

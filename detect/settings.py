@@ -9,6 +9,7 @@ from typing import Any
 from detect.checkpoint import BUNDLED, file_digest
 from detect.config import MISSING, build, register
 from detect.detector import Detector
+from detect.files import split_paths
 from detect.merging import MergeConfig
 from detect.onnx_files import DESCRIPTION
 from proposals.proposer import Proposer, proposer_settings
@@ -19,7 +20,7 @@ class DetectConfig:
     """Settings of tools/detect.py."""
 
     out: str = "out"  # folder of the results
-    checkpoint: str | None = None  # file of tools/train.py; by default the bundled detector
+    checkpoint: str | None = None  # of tools/train.py; of a,b averaged; by default the bundled one
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
     proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
     merge: MergeConfig = field(default_factory=MergeConfig)
@@ -71,8 +72,9 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
     Raises:
         ValueError: If the checkpoint cannot be used or a setting is none of its choices.
     """
+    files = split_paths(settings.checkpoint or str(BUNDLED))
     return Detector.load(
-        settings.checkpoint or BUNDLED,
+        files[0] if len(files) == 1 else files,
         regions=settings.regions,
         proposer=build("proposer", settings.proposer),
         merge=settings.merge,
@@ -97,6 +99,7 @@ def decisive_settings(
     names = ("regions", "merge", "device", "precision", "backend", "compile")
     decisive = {name: plain[name] for name in names}
     decisive["proposer"] = proposer_settings(proposer)
-    source = Path(settings.checkpoint or BUNDLED)
-    source = source / DESCRIPTION if source.is_dir() else source  # which has its models' digests
-    return decisive | {"checkpoint_sha256": file_digest(source)}
+    files = [Path(text) for text in split_paths(settings.checkpoint or str(BUNDLED))]
+    # A folder's description has the digests of its models.
+    digests = [file_digest(f / DESCRIPTION if f.is_dir() else f) for f in files]
+    return decisive | {"checkpoint_sha256": ",".join(digests)}

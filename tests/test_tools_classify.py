@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from detect.classify_run import class_ids, find_weights, judge
+from detect.classify_run import class_ids, judge
 from detect.data.imagefolder import image_folder
 from detect.data.imagenet import imagenet_names, imagenet_wnids
 from detect.data.problems import InputError
 from detect.detections import Detections
+from detect.files import split_paths
 from detect.googlenet import PREPROCESSING, GoogLeNet
 from detect.image_classifier import ImageClassifier
 from detect.multi_crop import crop_views
@@ -224,9 +225,9 @@ def test_ids_are_the_devkits_where_it_is_given(tmp_path) -> None:
 
 def test_weights_are_split_at_commas_unless_a_file_has_them(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_weights("a.pth,b.pth") == ["a.pth", "b.pth"]
+    assert split_paths("a.pth,b.pth") == ["a.pth", "b.pth"]
     Path("a.pth,b.pth").touch()
-    assert find_weights("a.pth,b.pth") == ["a.pth,b.pth"]
+    assert split_paths("a.pth,b.pth") == ["a.pth,b.pth"]
 
 
 def test_imagenets_classes_are_a_thousand_different_ones() -> None:

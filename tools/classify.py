@@ -26,6 +26,7 @@ from detect.allocator import keep_freed_memory
 from detect.classify_settings import ClassifyConfig
 from detect.data.imagefolder import ClassifiedPhotos
 from detect.devices import choose_device
+from detect.files import split_paths
 from detect.image_classifier import ImageClassifier
 from detect.images import find_images
 from detect.ledger import Ledger, LedgerBusy
@@ -47,7 +48,7 @@ def run(paths: list[str], overrides: list[str]) -> int:
     if not sources:
         raise ValueError(f"{' '.join(paths)}: no photo or video there")
     out, device = Path(settings.out), choose_device(settings.device)
-    weights = classify_run.find_weights(settings.weights)
+    weights = split_paths(settings.weights)
     classifier = ImageClassifier.load(
         weights,
         crops=settings.crops,
