@@ -118,6 +118,8 @@ def choose_photos(
         InputError: If files are missing or malformed, or no photo is left.
     """
     photos, held_back = build_data(), None
+    if not isinstance(photos, LabelledPhotos):
+        raise InputError("data=imagefolder has no objects; choose voc, coco or ilsvrc")
     if settings.only_classes:
         photos = only_classes(photos, settings.only_classes, photos_without=False)
     if settings.validation.split is not None:

@@ -198,6 +198,16 @@ def test_classes_beyond_the_networks_are_named(workplace, monkeypatch, capsys, t
     assert "class 1000 of 1000; if the list counts from 1" in capsys.readouterr().err
 
 
+def test_tools_that_need_objects_say_so(workplace, monkeypatch, capsys) -> None:
+    from tools import propose
+
+    monkeypatch.chdir(workplace)
+    given = ["data=imagefolder", "data.root=photos", "out=x.npz"]
+    monkeypatch.setattr(sys, "argv", ["propose.py", *given])
+    assert propose.main() == 2
+    assert "data=imagefolder has no objects; choose voc" in capsys.readouterr().err
+
+
 def test_errors_are_counted_by_hand() -> None:
     def result(name: str, *labels: int) -> ImageResult:
         found = Detections(

@@ -76,6 +76,8 @@ def answer(tool: str, request: Callable[[], int], busy: type[Exception]) -> int:
 def read_data(chosen: Any) -> LabelledPhotos:
     """Read the data set that a file of configs/data and its settings choose; print its notes."""
     photos: LabelledPhotos = build("data", chosen)
+    if not hasattr(photos, "records"):
+        raise InputError("data=imagefolder has no objects; choose voc, coco or ilsvrc")
     for note in photos.notes:
         print(f"note: {note}", file=sys.stderr)
     return photos
