@@ -26,6 +26,7 @@ from benchmarks.machine import describe_machine
 from detect.allocator import keep_freed_memory
 from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from detect.data.records import Record
+from detect.data.splits import spread
 from detect.data.voc import VOC_CLASSES, read_voc
 from detect.detections import Detections
 from detect.engine import build_classifier
@@ -151,9 +152,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="*", type=Path, default=[], help="other checkpoints")
     arguments = parser.parse_args()
     keep_freed_memory()
-    records = read_voc(arguments.voc, arguments.split)
-    step = len(records) / arguments.photos if arguments.photos else 1.0
-    records = [records[int(i * step)] for i in range(int(len(records) / max(step, 1.0)))]
+    records = spread(read_voc(arguments.voc, arguments.split), arguments.photos)
     print(f"{describe_machine()}; {len(records)} photos of {arguments.split}\n", flush=True)
     variants = list_variants(
         arguments.groups, Scorer(checkpoint=arguments.checkpoint), arguments.heads

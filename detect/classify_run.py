@@ -17,7 +17,7 @@ from detect.data.problems import InputError
 from detect.detections import Detections
 from detect.files import write_atomically
 from detect.image_classifier import TOP
-from detect.results import ImageResult
+from detect.results import ImageResult, tell_skipped
 from detect.run import RunOutcome
 
 
@@ -137,9 +137,7 @@ def summarise(outcome: RunOutcome, rates: ErrorRates | None, seconds: float, out
         f"{len(done)} photos ({outcome.resumed} done before), {len(skipped)} skipped, "
         f"{seconds:.1f} s"
     ]
-    lines += [f"  skipped {name}: {reason}" for name, reason in skipped[:5]]
-    if len(skipped) > 5:
-        lines.append(f"  and {len(skipped) - 5} more, see {out / 'skipped.csv'}")
+    lines += tell_skipped(skipped, out / "skipped.csv")
     if rates is not None:
         lines.append(str(rates))
     return "\n".join([*lines, f"results: {out}: predictions.csv, clsloc.txt, images.txt"])

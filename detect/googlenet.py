@@ -29,6 +29,7 @@ INCEPTION_CHANNELS: dict[str, tuple[int, int, int, int, int, int]] = {
     "5a": (256, 160, 320, 32, 128, 128),
     "5b": (384, 192, 384, 48, 128, 128),
 }
+MAP_CHANNELS = 832  # of the map after 4e
 NUM_FEATURES = 1024
 # What runs on a whole image or crop before pool4; "conv" is all that comes before 3a.
 MAP_BLOCKS = ("conv", "3a", "3b", "4a", "4b", "4c", "4d", "4e")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from detect.googlenet import NUM_FEATURES
+from proposals.priors import RESIDUAL_UNITS, centred, encode_residuals
 
-# Units of the regression targets, as in Fast R-CNN: shifts in 1/10 of a side, log sizes in 1/5.
-BOX_UNITS = (0.1, 0.1, 0.2, 0.2)
+BOX_UNITS = RESIDUAL_UNITS  # as in Fast R-CNN: shifts in 1/10 of a side, log sizes in 1/5
 # A regressed side grows at most this much (log); beyond lies an untrained or diverging head.
 MAX_LOG_SCALE = math.log(4.0)
 Activation = Literal["softmax", "sigmoid"]
@@ -68,10 +68,7 @@ def encode_boxes(boxes: Tensor, targets: Tensor) -> Tensor:
     Returns:
         Offsets of centre and log size in the head's units, ``[N, 4]``.
     """
-    x, y, w, h = _centres(boxes)
-    tx, ty, tw, th = _centres(targets)
-    offsets = torch.stack([(tx - x) / w, (ty - y) / h, (tw / w).log(), (th / h).log()], dim=-1)
-    return offsets / offsets.new_tensor(BOX_UNITS)
+    return encode_residuals(centred(boxes), targets)
 
 
 def decode_boxes(boxes: Tensor, offsets: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from detect.checkpoint import BUNDLED, Checkpoint, file_digest, load_checkpoint
 from detect.devices import choose_device
 from detect.engine import Classifier, assemble
+from detect.files import split_paths
 from detect.multibox_file import MultiBoxFile, load_multibox
 from detect.multibox_trunk import PyramidMaps, WholeImageFeatures, trunk_digest
 from detect.precision import best_precision
@@ -34,7 +35,8 @@ def multibox_proposals(
 
     Args:
         multibox: The file.
-        checkpoint: Of the detector whose trunk it learned from; by default the bundled one.
+        checkpoint: Of the detector whose trunk it learned from, of a,b the first; by default the
+            bundled one.
         max_boxes: Of an image, the most confident ones.
         nms_threshold: Of boxes that overlap by more, the most confident one stays.
         device: By default a CUDA device where there is one.
@@ -43,10 +45,11 @@ def multibox_proposals(
     Raises:
         ValueError: If a file cannot be used, or the MultiBox learned from another trunk.
     """
-    made, detector = load_multibox(multibox), load_checkpoint(checkpoint or BUNDLED)
+    source = split_paths(checkpoint)[0] if checkpoint else BUNDLED
+    made, detector = load_multibox(multibox), load_checkpoint(source)
     if made.trunk != trunk_digest(detector.network, made.form):
         raise ValueError(
-            f"{multibox}: learned from another trunk than that of {checkpoint or BUNDLED}; give "
+            f"{multibox}: learned from another trunk than that of {source}; give "
             "the checkpoint that it was trained on"
         )
     proposer = make_proposer(

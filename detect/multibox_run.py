@@ -17,6 +17,7 @@ from detect.data.records import Record
 from detect.data.splits import without_classes
 from detect.devices import choose_device
 from detect.distributed import Group, process_group
+from detect.googlenet import MAP_CHANNELS, NUM_FEATURES
 from detect.images import ImageError, read_image
 from detect.multibox_file import MultiBoxFile, save_multibox
 from detect.multibox_proposals import make_proposer
@@ -42,6 +43,7 @@ from detect.training_log import TrainingLog
 from detect.training_loop import Judge, train
 from detect.workers import CoreWorkers
 from proposals.multibox import MultiBox
+from proposals.proposer import Proposer
 from proposals.recall import average_recall, best_overlaps, recall
 
 FILE_NAME = "multibox.safetensors"
@@ -122,8 +124,11 @@ def _fit(
         tensorboard=settings.tensorboard,
     )
 
+    proposer = make_proposer(made, detector, device=made.multibox.priors.device)
+    proposer.max_boxes = BUDGET
+
     def measure() -> dict[str, float | None]:
-        return measure_recall(made, detector, held_back, settings.threads, progress)
+        return measure_recall(proposer, held_back, settings.threads, progress)
 
     judge = Judge(
         log,
@@ -164,9 +169,9 @@ def make_head(
     """Make a head that knows nothing but the priors of the photos' objects."""
     head, seed = settings.multibox, settings.seed
     if made.form == "grid":
-        channels, priors = 832, grid_priors(records, made.shared, head.num_priors, seed)
+        channels, priors = MAP_CHANNELS, grid_priors(records, made.shared, head.num_priors, seed)
     else:
-        channels, priors = 1024, whole_priors(records, head.num_priors, seed)
+        channels, priors = NUM_FEATURES, whole_priors(records, head.num_priors, seed)
     torch.manual_seed(seed)
     return MultiBox(channels, priors, hidden=head.hidden, kernel=head.kernel)
 
@@ -183,17 +188,11 @@ def make_show(
 
 
 def measure_recall(
-    made: MultiBoxFile,
-    detector: Checkpoint,
-    records: Sequence[Record],
-    threads: int,
-    progress: Progress,
+    proposer: Proposer, records: Sequence[Record], threads: int, progress: Progress
 ) -> dict[str, float | None]:
-    """Return the recall at IoU 0.5 and 0.7 and the average recall of the best boxes of photos."""
+    """Return the recall at IoU 0.5 and 0.7 and the average recall of proposals of photos."""
     workers = CoreWorkers(threads)
     with progress(len(records), "validation photos") as bar:
-        proposer = make_proposer(made, detector, device=made.multibox.priors.device)
-        proposer.max_boxes = BUDGET
 
         def overlaps(record: Record) -> torch.Tensor:
             assert record.path is not None

@@ -15,7 +15,7 @@ FORMS = ("grid", "whole")
 
 
 @dataclass
-class RecallConfig:
+class MultiBoxValidationConfig:
     """When and on what a MultiBox in training is measured.
 
     Raises:
@@ -77,7 +77,7 @@ class MultiBoxTrainConfig:
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(steps=4000, photos_per_step=8, learning_rate=2.5e-4)
     )
-    validation: RecallConfig = field(default_factory=RecallConfig)
+    validation: MultiBoxValidationConfig = field(default_factory=MultiBoxValidationConfig)
     cache: str = "cache"  # folder of features, kept between trainings
     cache_gigabytes: float = 2.0  # of features on the disk, at most; the others are made again
     seed: int = 0  # of splits, priors, the head's start, the order and the variants of photos

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detect.data.records import Record
+from detect.data.regions import mirror_boxes
 from detect.images import read_image
 from detect.multibox_store import FeatureStore, PreparedPhoto
 from detect.multibox_trunk import WholeImageFeatures, locate_map, warp, whole_map
@@ -194,9 +195,7 @@ def load_mirrored(
     assert record.path is not None
     image, boxes = read_image(record.path), record.boxes
     if mirror and torch.rand((), generator=generator) < 0.5:
-        image, width = image.flip(-1), image.shape[-1]
-        x1, y1, x2, y2 = boxes.unbind(1)
-        boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+        image, boxes = image.flip(-1), mirror_boxes(boxes, image.shape[-1])
     return image, boxes
 
 

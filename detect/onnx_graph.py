@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from detect.checkpoint import Checkpoint
 from detect.crops import CropConfig
-from detect.googlenet import ConvReLU, GoogLeNet, Preprocessing
+from detect.googlenet import MAP_CHANNELS, ConvReLU, GoogLeNet, Preprocessing
 from detect.heads import RegionHead
 from detect.onnx_files import CLASSIFIER, DEFAULT_OPSET, REGIONS, TRUNK, ExportedDetector
 from detect.region_sampling import POINTS
 from detect.shared_geometry import SharedTrunkConfig
 
 CROP_SIZE = CropConfig.size  # pixels, each side of a crop
-MAP_CHANNELS = 832  # of the map after 4e
 LEAST_OPSET = 13  # the first with today's Softmax
 Shape = list[int | str]
 

@@ -19,6 +19,7 @@ from detect.images import (
     printable,
     read_image,
 )
+from detect.results import tell_skipped
 from proposals.compute import PhotoSource, ProposalOutcome, UnreadableError
 
 
@@ -54,11 +55,7 @@ def summarise(outcome: ProposalOutcome, out: Path) -> str:
     line += f", {len(outcome.skipped)} skipped, {outcome.seconds:.1f} s"
     if computed:
         line += f", {outcome.seconds / computed:.3f} s a photo"
-    lines = [line, *(f"  skipped {name}: {why}" for name, why in outcome.skipped[:5])]
-    if len(outcome.skipped) > 5:
-        lines.append(
-            f"  and {len(outcome.skipped) - 5} more, see {printable(out.with_name('skipped.csv'))}"
-        )
+    lines = [line, *tell_skipped(outcome.skipped, printable(out.with_name("skipped.csv")))]
     return "\n".join([*lines, f"proposals: {printable(out)}"])
 
 

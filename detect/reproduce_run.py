@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from detect.checkpoint import BUNDLED, load_checkpoint
 from detect.data.imagefolder import ClassifiedPhotos, image_folder
 from detect.data.records import Record
+from detect.data.splits import spread
 from detect.files import split_paths, write_atomically
 from detect.multi_crop import CROPS
 from detect.multibox_proposals import multibox_proposals
@@ -26,8 +27,6 @@ from detect.paper_claims import (
 from detect.progress import Progress
 from detect.reproduce_settings import TABLES, ReproduceConfig
 from proposals import Proposer, SelectiveSearch, Union
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,6 @@ def _claims(
         if name == "proposals":
             return proposal_claims(records, SelectiveSearch("fast"), doubled, bar.update)
         return detection_claims(records, checkpoints, doubled, bar.update)
-
-
-def spread(items: Sequence[_Item], count: int) -> list[_Item]:
-    """Choose so many items at equal distances; all if they are no more, or the number is 0."""
-    if not count or len(items) <= count:
-        return list(items)
-    return [items[int(i * len(items) / count)] for i in range(count)]
 
 
 def write_tables(out: Path, tables: Sequence[Table], facts: str) -> None:

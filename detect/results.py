@@ -24,6 +24,7 @@ from detect.data.voc import VOC_PREFIX, voc_file_names
 from detect.detections import Detections
 from detect.files import numbered_lines, write_atomically
 
+_TOLD = 5  # skipped photos that a summary names
 Row = tuple[float, float, float, float, str, int]  # half-open x1, y1, x2, y2, score, label
 
 
@@ -234,6 +235,13 @@ def write_skipped(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     writer.writerow(("image", "reason"))
     writer.writerows(rows)
     write_atomically(path, text.getvalue())
+
+
+def tell_skipped(rows: Sequence[tuple[str, str]], where: object) -> list[str]:
+    """Return lines about the first photos that could not be read; all are in the file ``where``."""
+    lines = [f"  skipped {name}: {reason}" for name, reason in rows[:_TOLD]]
+    more = len(rows) - _TOLD
+    return [*lines, f"  and {more} more, see {where}"] if more > 0 else lines
 
 
 def read_skipped(path: Path) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from detect.detections import Detections
 from detect.images import ImageError, ImageSource, is_video, open_regular, read_image
 from detect.ledger import Ledger
 from detect.report import write_report
-from detect.results import ImageResult, write_results, write_skipped
+from detect.results import ImageResult, tell_skipped, write_results, write_skipped
 from detect.videos import iterate_frames
 from detect.visualize import draw_detections, save_jpeg
 from proposals.proposer import check_threads
@@ -252,9 +252,7 @@ def summarise(outcome: RunOutcome, seconds: Mapping[str, float], wall: float, ou
     if fresh:
         lines[0] += f", {sum(seconds.values()) / fresh:.2f} core seconds a photo:"
         lines.append("  " + ", ".join(f"{s} {seconds[s] / fresh:.3f}" for s in STAGES))
-    lines += [f"  skipped {name}: {reason}" for name, reason in skipped[:5]]
-    if len(skipped) > 5:
-        lines.append(f"  and {len(skipped) - 5} more, see {out / 'skipped.csv'}")
+    lines += tell_skipped(skipped, out / "skipped.csv")
     return "\n".join([*lines, f"results: {out}, to look at: {out / 'report.html'}"])
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hydra.utils import instantiate
 
+from detect.classify_settings import ClassifyConfig
 from detect.config import (
     CONFIGS,
     ConfigError,
@@ -13,6 +14,8 @@ from detect.config import (
     write_yaml,
 )
 from detect.export_settings import ExportConfig
+from detect.multibox_settings import MultiBoxTrainConfig
+from detect.reproduce_settings import ReproduceConfig
 from detect.score_settings import ScoreConfig
 from detect.settings import DetectConfig, ProposeConfig, RecallConfig
 from detect.svm import SVMConfig
@@ -78,7 +81,18 @@ def test_paths_are_told_from_overrides(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [DetectConfig, TrainConfig, ScoreConfig, ProposeConfig, RecallConfig, ExportConfig]
+    "settings",
+    [
+        DetectConfig,
+        TrainConfig,
+        ScoreConfig,
+        ProposeConfig,
+        RecallConfig,
+        ExportConfig,
+        MultiBoxTrainConfig,
+        ClassifyConfig,
+        ReproduceConfig,
+    ],
 )
 def test_help_shows_every_setting_with_its_comment(settings: type) -> None:
     text = settings_help(settings)["template"]

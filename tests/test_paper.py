@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from detect.checkpoint import load_checkpoint
 from detect.data.records import Record
+from detect.data.splits import spread
 from detect.googlenet import GoogLeNet
 from detect.paper_architecture import architecture, format_architecture
 from detect.paper_claims import detection_claims, network_claims, proposal_claims
-from detect.reproduce_run import spread
 from proposals import SelectiveSearch, Union
 from tests.data_trees import write_photo, write_voc
 from tests.test_googlenet import caffe_tensors

@@ -10,12 +10,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from detect.data.labelled import LabelledPhotos, check_names
 from detect.data.problems import InputError
 from detect.data.records import Record
+
+_Item = TypeVar("_Item")
 
 
 def split_randomly(
@@ -128,6 +131,13 @@ def first(photos: LabelledPhotos, count: int, seed: int) -> LabelledPhotos:
         raise InputError(f"{count} photos: give 1 or more")
     drawn = set(_drawn(photos.records, seed)[:count])
     return replace(photos, records=[r for r in photos.records if r.name in drawn])
+
+
+def spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    """Choose so many items at equal distances; all if they are no more, or the number is 0."""
+    if not count or len(items) <= count:
+        return list(items)
+    return [items[int(i * len(items) / count)] for i in range(count)]
 
 
 def _drawn(records: Sequence[Record], seed: int) -> list[str]:
