@@ -181,9 +181,8 @@ def settings_help(settings: type, *, by_hydra: bool = False) -> dict[str, str]:
     rows = _describe(settings)
     width = max(len(name) for name, _ in rows)
     lines = [f"  {name:{width}}  {text}" for name, text in rows]
-    head = (
-        f"{settings.__doc__}\n\nname=value, in any order; those with ... are chosen or required:\n"
-    )
+    what = str(settings.__doc__).splitlines()[0]
+    head = f"{what}\n\nname=value, in any order; those with ... are chosen or required:\n"
     foot = "\nA value with = , or brackets needs quotes: 'name=\"a,b\"'\n" if by_hydra else ""
     return {"template": "\n".join([head, *lines, foot])}
 

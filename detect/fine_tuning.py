@@ -11,40 +11,24 @@ from detect.shared_trunk import SharedTrunk
 from detect.train_data import TrainingRun
 from detect.train_finish import finish, make_validator
 from detect.train_settings import SoftmaxConfig
-from detect.training import Objective, Trainer
-from detect.training_log import TrainingLog
-from detect.training_loop import Judge, train
+from detect.training import Objective
+from detect.training_loop import fit
 
 
 def fine_tune(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Fine-tune network and head; keep the checkpoint with the best mAP on validation photos."""
-    settings = run.settings
     checkpoint.training = run.recipe
-    trainer = Trainer(
-        make_objective(run, checkpoint),
-        settings.training,
-        seed=settings.seed,
-        threads=settings.threads,
-        group=run.group,
-    )
-    log = TrainingLog(
-        run.out,
-        run.recipe,
-        save_minutes=settings.save_minutes,
-        writes=run.group.rank == 0,
-        tensorboard=settings.tensorboard,
-    )
     measured = MeasuredNetwork(run, checkpoint)
-    judge = Judge(
-        log,
-        run.group,
+    log = fit(
+        run.settings,
+        make_objective(run, checkpoint),
+        run.recipe,
+        group=run.group,
         measure=measured.measure if measured.validator else None,
         keep=measured.keep,
-        every=settings.validation.every,
-        patience=settings.validation.patience,
+        progress=run.progress,
         say=run.say,
     )
-    train(trainer, log, judge, run.progress)
     if run.group.rank == 0:
         finish(run, log.rows, measured.validator, measured.best_found)
 

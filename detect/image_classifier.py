@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detect.data.imagenet import imagenet_names
 from detect.detections import Detections
 from detect.googlenet import PREPROCESSING, GoogLeNet, Preprocessing
-from detect.imagenet import load_imagenet
+from detect.imagenet import class_names_of, load_imagenet
 from detect.images import as_image
 from detect.multi_crop import CROPS, crop_views
 from detect.precision import choose_precision
@@ -66,7 +66,7 @@ class ImageClassifier:
         Args:
             weights: As ``load_imagenet`` takes them, one or several.
             crops: Views of an image.
-            class_names: Of the classes; by default ImageNet's.
+            class_names: Of the classes; by default those that a file names, or ImageNet's.
             device: Where to compute.
             precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 where hardware multiplies it.
 
@@ -76,6 +76,7 @@ class ImageClassifier:
         place = torch.device(device)
         dtype = choose_precision(precision, place)
         networks = []
+        class_names = tuple(class_names) or next(filter(None, map(class_names_of, weights)), ())
         for path in weights:
             network = load_imagenet(path)
             assert isinstance(network.fc, nn.Linear)

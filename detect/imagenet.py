@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from detect.caffemodel import read_caffemodel
 from detect.googlenet import INCEPTION_CHANNELS, GoogLeNet, Layout
+
+CLASSES_KEY = "class_names"  # of a file's metadata: names of its classes, as JSON
 
 
 def _caffe_names() -> dict[str, str]:
@@ -83,6 +87,14 @@ def load_imagenet(weights: str | Path, *, auxiliary: bool = False) -> GoogLeNet:
     if missing or unexpected:
         raise ValueError(f"{weights}: no GoogLeNet: missing {missing[:3]}, extra {unexpected[:3]}")
     return model.eval()
+
+
+def class_names_of(weights: str | Path) -> tuple[str, ...]:
+    """Return the names of classes that tools/train_classifier.py left in a file; or none."""
+    if Path(weights).suffix != ".safetensors" or not Path(weights).is_file():
+        return ()
+    with safe_open(weights, framework="pt") as file:
+        return tuple(json.loads((file.metadata() or {}).get(CLASSES_KEY, "[]")))
 
 
 def _read_weights(weights: str | Path) -> Mapping[str, Tensor]:

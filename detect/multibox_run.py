@@ -38,9 +38,7 @@ from detect.progress import Progress
 from detect.results import write_skipped
 from detect.shared_trunk import SharedTrunk
 from detect.train_data import BuildData, choose_photos
-from detect.training import Trainer
-from detect.training_log import TrainingLog
-from detect.training_loop import Judge, train
+from detect.training_loop import fit
 from detect.workers import CoreWorkers
 from proposals.multibox import MultiBox
 from proposals.proposer import Proposer
@@ -48,7 +46,7 @@ from proposals.recall import average_recall, best_overlaps, recall
 
 FILE_NAME = "multibox.safetensors"
 BUDGET = 200  # boxes a photo that recall is measured with; Szegedy et al. 2014, section 8
-_SIZED = 8  # photos from which the size of all features is estimated
+_SIZED = 16  # photos from which the size of all features is estimated
 
 
 def train_multibox(
@@ -112,34 +110,22 @@ def _fit(
     say: Callable[[str], object],
 ) -> None:
     """Train to the end; keep the MultiBox with the best recall on held-back photos."""
-    out = Path(settings.out)
-    trainer = Trainer(
-        objective, settings.training, seed=settings.seed, threads=settings.threads, group=group
-    )
-    log = TrainingLog(
-        out,
-        made.training,
-        save_minutes=settings.save_minutes,
-        writes=group.rank == 0,
-        tensorboard=settings.tensorboard,
-    )
-
     proposer = make_proposer(made, detector, device=made.multibox.priors.device)
     proposer.max_boxes = BUDGET
 
     def measure() -> dict[str, float | None]:
         return measure_recall(proposer, held_back, settings.threads, progress)
 
-    judge = Judge(
-        log,
-        group,
+    fit(
+        settings,
+        objective,
+        made.training,
+        group=group,
         measure=measure if held_back else None,
-        keep=lambda: save_multibox(out / FILE_NAME, made),
-        every=settings.validation.every,
-        patience=settings.validation.patience,
+        keep=lambda: save_multibox(Path(settings.out) / FILE_NAME, made),
+        progress=progress,
         say=say,
     )
-    train(trainer, log, judge, progress)
 
 
 def start_multibox(settings: MultiBoxTrainConfig, detector: Checkpoint) -> MultiBoxFile:
@@ -149,11 +135,7 @@ def start_multibox(settings: MultiBoxTrainConfig, detector: Checkpoint) -> Multi
         ValueError: If the trunk's pyramid lacks a level.
     """
     head, shared = settings.multibox, detector.shared
-    for factor in head.levels:
-        if factor not in shared.pyramid:
-            raise ValueError(
-                f"multibox.levels: the trunk has no level {factor}; it has {shared.pyramid}"
-            )
+    shared.check_levels(head.levels)
     return MultiBoxFile(
         MultiBox(1, torch.ones(1, 4)),
         "grid" if head.form == "grid" else "whole",
@@ -263,18 +245,16 @@ def _open_store(
     content = {
         "trunk": made.trunk,
         "shared": asdict(made.shared),
-        "sampling": asdict(settings.sampling),
-        "seed": settings.seed,
-        "photos": [record.name for record in records],
+        "sampling": {k: v for k, v in asdict(settings.sampling).items() if k != "variants"},
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(settings.cache) / f"features-{digest}"
     every = max(1, len(records) // _SIZED)
     sizes = []
-    for record in records[::every][:_SIZED]:
+    for place, record in enumerate(records[::every][:_SIZED]):
         assert record.path is not None
         image = read_image(record.path)
-        shown = show(image, record.boxes, torch.Generator().manual_seed(0))
+        shown = show(image, record.boxes, torch.Generator().manual_seed(place))
         sizes.append(2 * shown.features.values.numel())
     total = sum(sizes) / len(sizes) * len(records) * settings.sampling.variants
     share = min(1.0, settings.cache_gigabytes * 1e9 / max(total, 1.0))

@@ -45,7 +45,7 @@ class MultiBoxHeadConfig:
 
     form: str = "grid"  # grid (maps of the detector's trunk) or whole (the photo's; 2014 paper)
     num_priors: int = 12  # at each point of a map; form=whole: about 200 (2014 paper), 800 (code)
-    hidden: int = 256  # channels between features and prediction; 0: none, as in the 2014 paper
+    hidden: int = 128  # channels between features and prediction; 0: none, as in the 2014 paper
     kernel: int = 3  # points a side that a prediction sees; form=whole: 1
     levels: list[float] = field(default_factory=list)  # of the trunk's pyramid; []: all of them
     crop_scales: list[float] = field(default_factory=lambda: [1.0])  # of crops, form=whole
@@ -75,7 +75,7 @@ class MultiBoxTrainConfig:
     sampling: MultiBoxSamplingConfig = field(default_factory=MultiBoxSamplingConfig)
     loss: MultiBoxLossConfig = field(default_factory=MultiBoxLossConfig)
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=4000, photos_per_step=8, learning_rate=2.5e-4)
+        default_factory=lambda: TrainingConfig(steps=3000, photos_per_step=8, learning_rate=2.5e-4)
     )
     validation: MultiBoxValidationConfig = field(default_factory=MultiBoxValidationConfig)
     cache: str = "cache"  # folder of features, kept between trainings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -45,7 +47,7 @@ class MultiBoxSamplingConfig:
     mirror: bool = True  # every second photo left to right
     scale_jitter: float = 0.25  # octaves up or down that a level's size varies
     colour_jitter: float = 0.2  # brightness, contrast and saturation vary by this share
-    variants: int = 4  # ways in which each photo is seen, in turn
+    variants: int = 3  # ways in which each photo is seen, in turn
 
     def __post_init__(self) -> None:
         if self.variants < 1:
@@ -148,13 +150,14 @@ class MultiBoxObjective:
 
     def prepare(self, draw: int, generator: torch.Generator) -> PreparedPhoto:
         """Make the features of a draw's photo: see ``detect.training.Objective``."""
-        photo = photo_of(draw, self.num_photos, self.seed)
+        record = self.records[photo_of(draw, self.num_photos, self.seed)]
         variant = draw // self.num_photos % self.sampling.variants
-        photo_seed = (self.seed * self.sampling.variants + variant) * self.num_photos + photo
-        key = f"{photo}-{variant}"
+        digest = record_digest(record, self.seed, variant)
+        key = digest.hex()[:24]
         kept = self.store.get(key) if self.store else None
         if kept is None:
-            kept = self._shown(self.records[photo], torch.Generator().manual_seed(photo_seed))
+            photo_seed = int.from_bytes(digest[-8:], "big") >> 1
+            kept = self._shown(record, torch.Generator().manual_seed(photo_seed))
             if self.store:
                 self.store.put(key, kept)
         device = self.multibox.priors.device
@@ -172,6 +175,12 @@ class MultiBoxObjective:
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a draw: see ``detect.training.Objective``."""
         return photo_loss(self.multibox, prepared, self.loss_config)
+
+
+def record_digest(record: Record, seed: int, variant: int) -> bytes:
+    """Return what a variant of a photo follows from, whichever photos it is learned with."""
+    content = [record.name, record.width, record.height, record.boxes.tolist(), seed, variant]
+    return hashlib.sha256(json.dumps(content).encode()).digest()
 
 
 def photo_loss(

@@ -38,8 +38,7 @@ class PyramidMaps:
         factors: Sequence[float],
         digest: str = "",
     ) -> None:
-        if missing := [factor for factor in factors if factor not in config.pyramid]:
-            raise ValueError(f"the trunk's pyramid {config.pyramid} has no level {missing[0]}")
+        config.check_levels(factors)
         self.image_maps, self.config, self.digest = image_maps, config, digest
         self.factors = tuple(factors)
         self.levels = [config.pyramid.index(factor) for factor in factors]

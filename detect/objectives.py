@@ -181,18 +181,7 @@ class CropObjective:
     def _features(
         self, inputs: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run the trained blocks; with a generator, the auxiliary classifiers beside them."""
-        auxiliary = []
-        with _autocast(self.device):
-            if self.config.train_from in MAP_BLOCKS:
-                for name in MAP_BLOCKS[MAP_BLOCKS.index(self.config.train_from) :]:
-                    inputs = self.network.map_blocks(inputs, name, name)
-                    if generator is not None and name in _AUXILIARY:
-                        classifier = getattr(self.network, _AUXILIARY[name])
-                        hidden = drop(classifier.hidden(inputs), _AUXILIARY_DROPOUT, generator)
-                        auxiliary.append(classifier.fc2(hidden))
-                inputs = self.network.pool4(inputs)
-            return self.network.inception5(inputs), auxiliary
+        return run_blocks(self.network, inputs, self.config.train_from, generator)
 
     @torch.no_grad()
     def _choose(self, inputs: Tensor, regions: LabelledRegions) -> Tensor:
@@ -218,6 +207,33 @@ def choose_hardest(
     """Return the places of those candidates ``[N]`` that are learned from."""
     class_losses, box_losses, _ = region_losses(head, features, regions, config.box_weight)
     return hardest(class_losses + box_losses, regions.boxes, config.regions_per_photo)
+
+
+def run_blocks(
+    network: GoogLeNet, inputs: Tensor, first: str, generator: torch.Generator | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Run the blocks from one on; with a generator, the auxiliary classifiers beside them.
+
+    Args:
+        network: With auxiliary classifiers, where there is a generator.
+        inputs: Of the first block, ``[N, C, H, W]``; of 5a and 5b: behind pool4.
+        first: One of ``BLOCKS``.
+        generator: Of the auxiliary classifiers' dropout.
+
+    Returns:
+        Features before dropout, ``[N, 1024]``, and logits of each auxiliary classifier.
+    """
+    auxiliary = []
+    with _autocast(network.device):
+        if first in MAP_BLOCKS:
+            for name in MAP_BLOCKS[MAP_BLOCKS.index(first) :]:
+                inputs = network.map_blocks(inputs, name, name)
+                if generator is not None and name in _AUXILIARY:
+                    classifier = getattr(network, _AUXILIARY[name])
+                    hidden = drop(classifier.hidden(inputs), _AUXILIARY_DROPOUT, generator)
+                    auxiliary.append(classifier.fc2(hidden))
+            inputs = network.pool4(inputs)
+        return network.inception5(inputs), auxiliary
 
 
 def drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ does (He et al. 2014, section 4.1).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,15 @@ class SharedTrunkConfig:
             raise ValueError(f"pyramid must hold factors above 0: got {list(self.pyramid)}")
         if not 0 < self.region_side < math.inf:
             raise ValueError(f"region_side must be above 0 pixels: got {self.region_side}")
+
+    def check_levels(self, factors: Sequence[float]) -> None:
+        """Refuse levels that the pyramid does not have.
+
+        Raises:
+            ValueError: If there is such a one.
+        """
+        if missing := [factor for factor in factors if factor not in self.pyramid]:
+            raise ValueError(f"the trunk has no level {missing[0]}; it has {self.pyramid}")
 
     @classmethod
     def from_file(cls, settings: Mapping[str, Any]) -> SharedTrunkConfig:

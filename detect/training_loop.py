@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from detect.distributed import Group
 from detect.progress import Progress
-from detect.training import Trainer
+from detect.training import Objective, Trainer, TrainingConfig
 from detect.training_log import TrainingLog
 
 
@@ -72,6 +74,87 @@ class Judge:
         rows = self.log.validations()
         name = next((key for key in rows[0] if key not in ("kind", "step")), "") if rows else ""
         return name, [row[name] or 0.0 for row in rows]
+
+
+class LoopSettings(Protocol):
+    """What the settings of every tool that trains have in common."""
+
+    out: str
+    training: TrainingConfig
+    seed: int
+    threads: int
+    save_minutes: float
+    tensorboard: bool
+
+    @property
+    def validation(self) -> ValidationTimes:
+        """When to measure."""
+        ...
+
+
+class ValidationTimes(Protocol):
+    """When a training is measured: see ``Judge``."""
+
+    every: int
+    patience: int
+
+
+def fit(
+    settings: LoopSettings,
+    objective: Objective,
+    recipe: Mapping[str, Any],
+    *,
+    group: Group,
+    measure: Callable[[], Mapping[str, float | None]] | None,
+    keep: Callable[[], None],
+    progress: Progress,
+    say: Callable[[str], object],
+    training: TrainingConfig | None = None,
+) -> TrainingLog:
+    """Train an objective to the end in the folder that the settings name, or go on with it.
+
+    Args:
+        settings: Of the tool.
+        objective: What is trained.
+        recipe: What the result depends on.
+        group: The processes that train together.
+        measure: See ``Judge``.
+        keep: See ``Judge``.
+        progress: Makes a progress bar of a number of steps and what they are.
+        say: Tells the user a line.
+        training: In place of the settings', where draws are not photos.
+
+    Returns:
+        What happened.
+
+    Raises:
+        ValueError: If the folder holds the state of a training with another recipe.
+    """
+    trainer = Trainer(
+        objective,
+        training or settings.training,
+        seed=settings.seed,
+        threads=settings.threads,
+        group=group,
+    )
+    log = TrainingLog(
+        Path(settings.out),
+        recipe,
+        save_minutes=settings.save_minutes,
+        writes=group.rank == 0,
+        tensorboard=settings.tensorboard,
+    )
+    judge = Judge(
+        log,
+        group,
+        measure=measure,
+        keep=keep,
+        every=settings.validation.every,
+        patience=settings.validation.patience,
+        say=say,
+    )
+    train(trainer, log, judge, progress)
+    return log
 
 
 def train(trainer: Trainer, log: TrainingLog, judge: Judge, progress: Progress) -> None:

@@ -44,7 +44,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(data / "chelsea.png", folder / "photos")
     shutil.copy(data / "chelsea.png", folder / "street.jpg")
     (folder / "IMAGENET/n02123045").mkdir(parents=True)
-    shutil.copy(data / "chelsea.png", folder / "IMAGENET/n02123045")
+    for name in ("cat", "again"):
+        shutil.copy(data / "chelsea.png", folder / f"IMAGENET/n02123045/{name}.png")
     for name in ("tools", "docs", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     return folder
@@ -168,6 +169,8 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         command += " proposer.max_boxes=60"
     if "labelled" in command:
         add_labelled(workplace, request.getfixturevalue("shared_dir"))
+    if "tools/train_classifier.py" in command:
+        command += " training.steps=1 training.photos_per_step=2 sampling.photos_per_draw=2"
     if "tools/train_multibox.py" in command:
         command += " training.steps=2 multibox.hidden=8"
     if "out/multibox/multibox" in command and not (workplace / "out/multibox").exists():
@@ -178,6 +181,9 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         add_labelled(workplace, request.getfixturevalue("shared_dir"))
         quick = "python tools/train.py experiment=quick data.root=labelled out=out/quick"
         run(f"{quick} training.steps=2 proposer.max_boxes=60", workplace)
+    command = command.replace("seed=1,2,3", "seed=1,2")
+    if "out/member-1/" in command and not (workplace / "out/member-1").exists():
+        pytest.skip("goes on from the command before it")
     if "out/train/checkpoint" in command and not (workplace / "out/train").exists():
         pytest.skip("goes on from the command before it")
     if "benchmarks/detect.py" in command:

@@ -254,3 +254,25 @@ def test_wrong_requests_end_with_one_line_and_status_2(
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1, errors
+
+
+def test_members_of_an_ensemble_are_trained_one_after_the_other(
+    workplace, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(workplace)
+    (workplace / "voc/JPEGImages/4.jpg").write_bytes(b"no photo")
+    (workplace / "voc/Annotations/4.xml").write_text(XML.format(name=4, cls="cat"))
+    (workplace / "voc/ImageSets/Main/some.txt").write_text("0\n1\n2\n4\n")
+    members = ("--multirun", "seed=1,2", "out=members/${seed}", "data.split=some", "cache=kept")
+    assert train_here(monkeypatch, *QUICK, "report=false", *members) == 1  # 4.jpg was left out
+    one, two = (load_file(f"members/{seed}/checkpoint.safetensors") for seed in (1, 2))
+    assert one.keys() == two.keys()
+    assert not torch.equal(one["head.classifier.weight"], two["head.classifier.weight"])
+    before = Path("members/1/log.jsonl").read_text()
+    capsys.readouterr()
+    assert train_here(monkeypatch, *QUICK, "report=false", *members) == 1
+    assert Path("members/1/log.jsonl").read_text() == before  # nothing is trained again
+    assert not list(workplace.glob("multirun*"))
+    same = ("--multirun", "seed=3,4", "out=members/same")
+    assert train_here(monkeypatch, *QUICK, "report=false", *same) == 2
+    assert "out=" in capsys.readouterr().err

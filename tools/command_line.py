@@ -20,11 +20,15 @@ if TYPE_CHECKING:  # what loads torch, which scoring does without
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 
 
-class SomeSkipped(SystemExit):
-    """Leave with status 1: done, but for some inputs, which were named."""
+# Whether what a Hydra main did was done but for some inputs, which it named. Hydra does not hand
+# back what a main returns, and leaving it would end a --multirun before its other runs.
+_skipped_some = False
 
-    def __init__(self) -> None:
-        super().__init__(1)
+
+def tell_status(status: int) -> None:
+    """Let ``run`` leave with status 1 in the end, if this is one."""
+    global _skipped_some
+    _skipped_some = _skipped_some or status == 1
 
 
 @contextmanager
@@ -45,15 +49,19 @@ def refusing(tool: str, config: DictConfig) -> Iterator[None]:
 
 def run(tool: str, main: Callable[[], None]) -> None:
     """Call a Hydra main; Hydra leaves with 1 where a setting is wrong, which is 2 in every tool."""
+    global _skipped_some
+    _skipped_some = False
+    # Settings that stand before --multirun would not be understood.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun"))
     try:
         check_keys(tool, [text for text in sys.argv[1:] if "=" in text and text[0] != "-"])
         main()
     except ConfigError as error:
         sys.exit(_refuse(tool, error))
-    except SomeSkipped:
-        raise
     except SystemExit as stop:
         sys.exit(2 if stop.code == 1 else stop.code)
+    if _skipped_some:
+        sys.exit(1)
 
 
 def answer(tool: str, request: Callable[[], int], busy: type[Exception]) -> int:

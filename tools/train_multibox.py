@@ -19,13 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from detect.allocator import keep_freed_memory
 from detect.multibox_run import train_multibox
 from detect.multibox_settings import MultiBoxTrainConfig
-from tools.command_line import CONFIGS, SomeSkipped, refusing, run
+from tools.command_line import CONFIGS, refusing, run, tell_status
 from tools.progress import progress
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train_multibox")
 def main(config: DictConfig) -> None:
-    """Train, and leave with status 1 where photos had to be left out."""
+    """Train; the status will be 1 where photos had to be left out."""
     with refusing("train_multibox", config):
         keep_freed_memory()
         settings, plain = OmegaConf.to_object(config), OmegaConf.to_container(config, resolve=True)
@@ -38,8 +38,7 @@ def main(config: DictConfig) -> None:
             progress=progress,
             say=partial(print, flush=True),
         )
-    if status:
-        raise SomeSkipped
+        tell_status(status)
 
 
 if __name__ == "__main__":

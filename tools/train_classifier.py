@@ -1,0 +1,45 @@
+"""Train GoogLeNet itself to classify whole photos: data.root=FOLDER out=DIR."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+# Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# Before torch loads: idle OpenMP threads must not spin on cores that other threads need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from detect.allocator import keep_freed_memory
+from detect.classifier_run import train_classifier
+from detect.classifier_settings import ClassifierTrainConfig
+from tools.command_line import CONFIGS, refusing, run, tell_status
+from tools.progress import progress
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train_classifier")
+def main(config: DictConfig) -> None:
+    """Train; the status will be 1 where photos had to be left out."""
+    with refusing("train_classifier", config):
+        keep_freed_memory()
+        settings, plain = OmegaConf.to_object(config), OmegaConf.to_container(config, resolve=True)
+        assert isinstance(settings, ClassifierTrainConfig)
+        assert isinstance(plain, dict)
+        status = train_classifier(
+            settings,
+            {str(key): value for key, value in plain.items()},
+            read_photos=partial(instantiate, config.data, _convert_="all"),
+            progress=progress,
+            say=partial(print, flush=True),
+        )
+        tell_status(status)
+
+
+if __name__ == "__main__":
+    run("train_classifier", main)
