@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detect.augmentation import AugmentConfig, augment
 from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from detect.detections import Detections
 from detect.devices import choose_device
@@ -18,9 +19,9 @@ from detect.engine import Classifier, build_classifier
 from detect.ensemble import join_checkpoints
 from detect.images import as_image
 from detect.merging import MergeConfig, merge_detections
-from detect.multibox_proposals import share_trunk
+from detect.multibox_proposals import default_proposals, share_trunk
 from detect.multibox_trunk import trunk_digest
-from proposals import Proposer, SelectiveSearch
+from proposals import Proposer
 
 
 class Detector:
@@ -79,8 +80,10 @@ class Detector:
         checkpoint: str | Path | Checkpoint | Sequence[str | Path] = BUNDLED,
         *,
         regions: str | None = None,
+        levels: Sequence[float] = (),
         proposer: Proposer | None = None,
         merge: MergeConfig | None = None,
+        augmentation: AugmentConfig | None = None,
         device: str | torch.device | None = None,
         precision: str = "auto",
         backend: str = "torch",
@@ -93,8 +96,10 @@ class Detector:
             checkpoint: A file made by tools/train.py, or what was read from it; several of the same
                 classes are averaged; for onnxruntime also a folder made by tools/export.py.
             regions: ``shared`` (one trunk pass an image) or ``crops``; by default as trained.
-            proposer: By default selective search with superpixels of twice R-CNN's size.
+            levels: Of a shared trunk's pyramid, some of those trained; by default all.
+            proposer: By default the paper's: see ``detect.multibox_proposals.default_proposals``.
             merge: Settings of NMS and voting.
+            augmentation: Views of an image that are averaged; by default it alone.
             device: By default a CUDA device where there is one.
             precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 where hardware multiplies it.
             backend: ``torch``, or ``onnxruntime``: on the CPU, in float32, see docs/export.md.
@@ -104,31 +109,44 @@ class Detector:
         Raises:
             ValueError: If the checkpoint cannot be used, or an argument is none of its choices.
         """
-        if isinstance(checkpoint, Sequence) and not isinstance(checkpoint, str):
-            checkpoint = join_checkpoints([load_checkpoint(path) for path in checkpoint])
+        sources = _sources(checkpoint)
         if backend == "onnxruntime":
             if device not in (None, "cpu", torch.device("cpu")):
                 raise ValueError(f"device={device}: backend=onnxruntime computes on the CPU")
-            classifier, names = _on_onnxruntime(checkpoint, regions, precision, threads)
-            place = torch.device("cpu")
-        elif backend == "torch":
-            if not isinstance(checkpoint, Checkpoint):
-                checkpoint = load_checkpoint(checkpoint)
-            place, names = choose_device(device), checkpoint.class_names
-            classifier = build_classifier(
-                checkpoint,
-                device=place,
-                regions=regions,
-                precision=precision,
-                threads=threads,
-                compiled=compiled,
-            )
-        else:
+            if levels:
+                raise ValueError(f"levels={list(levels)} needs backend=torch")
+            proposer = proposer or default_proposals(sources[0], device="cpu")
+            source = sources[0] if len(sources) == 1 else _join(sources)
+            classifier, names = _on_onnxruntime(source, regions, precision, threads)
+            classifier = augment(classifier, augmentation or AugmentConfig())
+            return cls(proposer, classifier, class_names=names, merge=merge, device="cpu")
+        if backend != "torch":
             raise ValueError(f"backend={backend}: choose torch or onnxruntime")
-        proposer = proposer or SelectiveSearch("googlenet")
-        if isinstance(checkpoint, Checkpoint):
-            proposer = share_trunk(proposer, classifier, trunk_digest(checkpoint.network, "grid"))
-        return cls(proposer, classifier, class_names=names, merge=merge, device=place)
+        joined, place = _join(sources).at_levels(levels), choose_device(device)
+        proposer = proposer or default_proposals(sources[0], levels=levels, device=place)
+        classifier = build_classifier(
+            joined,
+            device=place,
+            regions=regions,
+            precision=precision,
+            threads=threads,
+            compiled=compiled,
+        )
+        proposer = share_trunk(proposer, classifier, trunk_digest(joined.network, "grid"))
+        classifier = augment(classifier, augmentation or AugmentConfig())
+        return cls(proposer, classifier, class_names=joined.class_names, merge=merge, device=place)
+
+
+def _sources(
+    checkpoint: str | Path | Checkpoint | Sequence[str | Path],
+) -> list[str | Path | Checkpoint]:
+    return [checkpoint] if isinstance(checkpoint, str | Path | Checkpoint) else [*checkpoint]
+
+
+def _join(sources: Sequence[str | Path | Checkpoint]) -> Checkpoint:
+    return join_checkpoints(
+        [s if isinstance(s, Checkpoint) else load_checkpoint(s) for s in sources]
+    )
 
 
 def _on_onnxruntime(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from threading import Lock
 
 import torch
+from torch import Tensor
 
 from detect.checkpoint import BUNDLED, Checkpoint, file_digest, load_checkpoint
 from detect.devices import choose_device
@@ -19,44 +23,110 @@ from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
 from proposals.multibox import MultiBoxProposer, Trunk
 from proposals.proposer import Proposer
+from proposals.selective_search import SelectiveSearch
 from proposals.union import Union
+
+BUNDLED_MULTIBOX = BUNDLED.with_name("voc2007_multibox.safetensors")
 
 
 def multibox_proposals(
-    multibox: str,
-    checkpoint: str | None = None,
+    multibox: str | Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
     *,
     max_boxes: int = 200,
     nms_threshold: float = 0.7,
-    device: str | None = None,
+    levels: Sequence[float] = (),
+    device: str | torch.device | None = None,
     threads: int = 1,
 ) -> MultiBoxProposer:
     """Make a proposer of a file of tools/train_multibox.py.
 
+    It reads the trunk that it learned from: that of the given detector, which may share its maps
+    then (see ``share_trunk``), or the bundled detector's.
+
     Args:
-        multibox: The file.
-        checkpoint: Of the detector whose trunk it learned from, of a,b the first; by default the
-            bundled one.
+        multibox: The file; by default the bundled one.
+        checkpoint: Detector, of files a,b the first; by default the bundled one.
         max_boxes: Of an image, the most confident ones.
         nms_threshold: Of boxes that overlap by more, the most confident one stays.
+        levels: Of the trunk's pyramid, some of those that it learned from; by default all.
         device: By default a CUDA device where there is one.
         threads: Cores that one image may use on a CPU.
 
     Raises:
         ValueError: If a file cannot be used, or the MultiBox learned from another trunk.
     """
-    source = split_paths(checkpoint)[0] if checkpoint else BUNDLED
-    made, detector = load_multibox(multibox), load_checkpoint(source)
-    if made.trunk != trunk_digest(detector.network, made.form):
+    path = multibox or BUNDLED_MULTIBOX
+    made = load_multibox(path)
+    first = _first(checkpoint)
+    for source in [first] if first == BUNDLED else [first, BUNDLED]:
+        detector = source if isinstance(source, Checkpoint) else _load_detector(source)
+        if detector and trunk_digest(detector.network, made.form) == made.trunk:
+            break
+    else:
         raise ValueError(
-            f"{multibox}: learned from another trunk than that of {source}; give "
-            "the checkpoint that it was trained on"
+            f"{path}: learned from a trunk that is neither {_name(checkpoint)}'s nor the bundled "
+            "detector's; give the checkpoint that it was trained on"
         )
     proposer = make_proposer(
-        made, detector, device=choose_device(device), threads=threads, name=file_digest(multibox)
+        made,
+        detector,
+        device=choose_device(device),
+        levels=levels,
+        threads=threads,
+        name=file_digest(path),
     )
     proposer.max_boxes, proposer.nms_threshold = max_boxes, nms_threshold
     return proposer
+
+
+def default_proposals(
+    checkpoint: str | Path | Checkpoint | None = None,
+    multibox: str | Path | None = None,
+    *,
+    max_boxes: int | None = None,
+    levels: Sequence[float] = (),
+    device: str | torch.device | None = None,
+) -> Proposer:
+    """Choose the paper's proposals where a MultiBox goes with a detector.
+
+    Selective search with superpixels of twice R-CNN's size, behind the 200 boxes of the MultiBox
+    that is given, or of the bundled one if the detector has the trunk that it learned from. Other
+    detectors would have to run a second trunk for it, and do without.
+
+    Args:
+        checkpoint: Detector, of files a,b the first; by default the bundled one.
+        multibox: File of tools/train_multibox.py.
+        max_boxes: Of an image, those of the MultiBox first; by default all.
+        levels: Of the trunk's pyramid that the MultiBox reads; by default all that it learned from.
+        device: By default a CUDA device where there is one.
+
+    Raises:
+        ValueError: If a file cannot be used, or the given MultiBox learned from another trunk.
+    """
+    if multibox is None:
+        source = _first(checkpoint)
+        detector = source if isinstance(source, Checkpoint) else _load_detector(source)
+        made = load_multibox(BUNDLED_MULTIBOX)
+        if detector is None or trunk_digest(detector.network, made.form) != made.trunk:
+            return SelectiveSearch("googlenet", max_boxes=max_boxes)
+    learned = multibox_proposals(multibox, checkpoint, levels=levels, device=device)
+    return Union([learned, SelectiveSearch("googlenet")], max_boxes=max_boxes)
+
+
+def _first(checkpoint: str | Path | Checkpoint | None) -> Path | Checkpoint:
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return Path(split_paths(str(checkpoint))[0]) if checkpoint else BUNDLED
+
+
+def _name(checkpoint: str | Path | Checkpoint | None) -> str:
+    return "the given detector" if isinstance(checkpoint, Checkpoint) else f"{_first(checkpoint)}"
+
+
+def _load_detector(path: Path) -> Checkpoint | None:
+    """Read a detector; None for a folder of ONNX files, which has no trunk to look into."""
+    return None if path.is_dir() else load_checkpoint(path)
 
 
 def make_proposer(
@@ -64,28 +134,46 @@ def make_proposer(
     detector: Checkpoint,
     *,
     device: torch.device,
+    levels: Sequence[float] = (),
     threads: int = 1,
     name: str = "",
 ) -> MultiBoxProposer:
-    """Join a MultiBox with a trunk of its own, made of a detector's network.
+    """Join a MultiBox with a trunk of its own, made of a detector's network when first asked.
 
     Args:
         made: The MultiBox; its head is moved to the device.
         detector: Has the trunk that it learned from.
         device: Where both compute.
+        levels: Of the trunk's pyramid, some of those that it learned from; by default all.
         threads: Cores that one image may use on a CPU.
         name: Tells the weights from others.
+
+    Raises:
+        ValueError: If the MultiBox did not learn from a level.
     """
-    network = prepare_network(detector.network, dtype=best_precision(device), device=device)
     if made.form == "whole":
+        network = prepare_network(detector.network, dtype=best_precision(device), device=device)
         trunk: Trunk = WholeImageFeatures(network, detector.preprocessing, made.crop_scales)
     else:
         own = copy.copy(detector)
         own.shared = made.shared
-        classifier = assemble(own, network, regions="shared", workers=CoreWorkers(threads))
-        assert isinstance(classifier, SharedTrunkClassifier)
-        factors = made.shared.pyramid
-        trunk = PyramidMaps(classifier.image_maps, made.shared, factors, made.trunk)
+
+        @cache
+        def classifier() -> SharedTrunkClassifier:
+            network = prepare_network(detector.network, dtype=best_precision(device), device=device)
+            made = assemble(own, network, regions="shared", workers=CoreWorkers(threads))
+            assert isinstance(made, SharedTrunkClassifier)
+            return made
+
+        lock = Lock()
+
+        def image_maps(image: Tensor, places: Sequence[int]) -> dict[int, Tensor]:
+            with lock:  # threads would make one each
+                ready = classifier()
+            return ready.image_maps(image, places)
+
+        factors = tuple(levels) or made.shared.pyramid
+        trunk = PyramidMaps(image_maps, made.shared, factors, made.trunk)
     return MultiBoxProposer(made.multibox.to(device), trunk, name=name)
 
 

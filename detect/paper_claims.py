@@ -160,7 +160,7 @@ def proposal_claims(
             "about 60 % (with 200 of MultiBox)",
             f"{100 * counts[1] / counts[0]:.0f} % ({counts[1]:.0f} of {counts[0]:.0f})",
             data,
-            "the same settings" if joined else "selective search alone: no MultiBox is given",
+            "the same settings" if joined else "selective search alone: no MultiBox for it",
         ),
         Claim(
             "coverage, R-CNN's -> ours",

@@ -14,7 +14,7 @@ from detect.data.records import Record
 from detect.data.splits import spread
 from detect.files import split_paths, write_atomically
 from detect.multi_crop import CROPS
-from detect.multibox_proposals import multibox_proposals
+from detect.multibox_proposals import default_proposals
 from detect.paper_architecture import architecture, format_architecture
 from detect.paper_claims import (
     Claim,
@@ -26,7 +26,7 @@ from detect.paper_claims import (
 )
 from detect.progress import Progress
 from detect.reproduce_settings import TABLES, ReproduceConfig
-from proposals import Proposer, SelectiveSearch, Union
+from proposals import SelectiveSearch
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,8 @@ def _claims(
             return classification_claims(some, split_paths(settings.weights), bar.update)
     if not records:
         return "not measured: give data=voc data.root=VOC2007 data.split=val"
-    doubled: Proposer = SelectiveSearch("googlenet")
     checkpoints = [load_checkpoint(path) for path in settings.checkpoints or [str(BUNDLED)]]
-    if settings.multibox:
-        first = settings.checkpoints[0] if settings.checkpoints else None
-        doubled = Union([multibox_proposals(settings.multibox, first), doubled])
+    doubled = default_proposals(checkpoints[0], settings.multibox)
     with progress(len(records), "photos") as bar:
         if name == "proposals":
             return proposal_claims(records, SelectiveSearch("fast"), doubled, bar.update)

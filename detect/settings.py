@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detect.augmentation import AugmentConfig
 from detect.checkpoint import BUNDLED, file_digest
 from detect.config import MISSING, build, register
 from detect.detector import Detector
@@ -22,8 +23,13 @@ class DetectConfig:
     out: str = "out"  # folder of the results
     checkpoint: str | None = None  # of tools/train.py; of a,b averaged; by default the bundled one
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
-    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
+    levels: list[float] = field(
+        default_factory=list
+    )  # of the pyramid, out of those trained; []: all
+    proposer: Any = MISSING  # auto (googlenet where a MultiBox fits), superpixels_x2, fast, quality
+    multibox: str | None = None  # of tools/train_multibox.py; by default the bundled one
     merge: MergeConfig = field(default_factory=MergeConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # views that are averaged
     device: str | None = None  # cpu, cuda, cuda:1; by default a GPU where there is one
     precision: str = "auto"  # auto, float32 or bfloat16; auto: bfloat16 where hardware has it
     backend: str = "torch"  # torch, or onnxruntime: on the CPU in float32, needs the extra [onnx]
@@ -40,7 +46,9 @@ class ProposeConfig:
     """Settings of tools/propose.py."""
 
     out: str = "proposals.npz"  # file of the proposals; skipped.csv lies beside it
-    proposer: Any = MISSING  # fast (R-CNN's, the default), googlenet, quality; proposer.width=500
+    proposer: Any = MISSING  # fast (R-CNN's, the default), superpixels_x2, googlenet, multibox, ...
+    multibox: str | None = None  # of tools/train_multibox.py; by default the bundled one
+    checkpoint: str | None = None  # detector whose trunk that reads; by default the bundled one
     data: Any = None  # in place of PATHs: voc, coco or ilsvrc, data.root=FOLDER, data.split=val
     workers: int = 0  # photos in work at the same time, one core each; 0: one a core
     overwrite: bool = False  # start again where out= holds proposals of other settings
@@ -76,13 +84,27 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
     return Detector.load(
         files[0] if len(files) == 1 else files,
         regions=settings.regions,
+        levels=settings.levels,
         proposer=build("proposer", settings.proposer),
         merge=settings.merge,
+        augmentation=settings.augment,
         device=settings.device,
         precision=settings.precision,
         backend=settings.backend,
         threads=threads,
         compiled=settings.compile,
+    )
+
+
+def tell_cost(settings: DetectConfig) -> str | None:
+    """Say how often each photo is classified, where that is more than once."""
+    networks = len(split_paths(settings.checkpoint or str(BUNDLED)))
+    times = networks * settings.augment.views
+    if times == 1:
+        return None
+    return (
+        f"{networks} network(s), {settings.augment.views} view(s): classification takes about "
+        f"{times} x as long as with one; tools/budget.py tells how long that is here"
     )
 
 
@@ -96,7 +118,7 @@ def decisive_settings(
         plain: The same as plain dicts and lists.
         proposer: Made of them.
     """
-    names = ("regions", "merge", "device", "precision", "backend", "compile")
+    names = ("regions", "levels", "merge", "augment", "device", "precision", "backend", "compile")
     decisive = {name: plain[name] for name in names}
     decisive["proposer"] = proposer_settings(proposer)
     files = [Path(text) for text in split_paths(settings.checkpoint or str(BUNDLED))]

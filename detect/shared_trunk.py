@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -119,6 +120,16 @@ class SharedTrunkClassifier(nn.Module):
             batch_size=batch_size,
             workers=workers,
             probabilities=head.probabilities,
+        )
+
+    def zoomed(self, zoom: float) -> SharedTrunkClassifier:
+        """Return one with the same network whose regions are this much larger on their maps."""
+        own, config = self.trunk, self.trunk.config
+        config = replace(config, region_side=config.region_side * zoom)
+        trunk = SharedTrunk(own.network, own.preprocessing, config)
+        batches = self.batches
+        return SharedTrunkClassifier(
+            trunk, self.head, batch_size=batches.batch_size, workers=batches.workers
         )
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:

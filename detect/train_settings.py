@@ -42,7 +42,7 @@ class TrainConfig:
     data: Any = MISSING  # voc (the default), coco or ilsvrc, with data.root=FOLDER, data.split=...
     photos: int = 0  # training photos, at most, chosen at random; 0: all
     only_classes: list[str] = field(default_factory=list)  # learn these alone, from their photos
-    proposer: Any = MISSING  # googlenet (superpixels x 2, the default), fast (R-CNN's), quality
+    proposer: Any = MISSING  # superpixels_x2 (the default), fast (R-CNN's), quality, multibox, ...
     cache: str = "cache"  # folder of proposals, kept between trainings
     regions: str = "shared"  # shared (trunk once a photo) or crops (each region by itself; R-CNN)
     shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)

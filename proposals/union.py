@@ -24,7 +24,7 @@ class Union:
         duplicate_iou: Overlap from which a box is a duplicate; 1: only what is the same.
 
     Raises:
-        ValueError: If there is no proposer.
+        ValueError: If there is no proposer, or no box would stay.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class Union:
     ) -> None:
         if not proposers:
             raise ValueError("proposers: give one at least")
+        if max_boxes is not None and max_boxes < 1:
+            raise ValueError(f"max_boxes must be 1 or more: got {max_boxes}")
         self.proposers = list(proposers)
         self.max_boxes, self.duplicate_iou = max_boxes, duplicate_iou
 

@@ -22,11 +22,10 @@ from detect.svm import SVMConfig
 from detect.train_settings import SoftmaxConfig, TrainConfig
 from proposals import Proposer
 
-NEED_A_FILE = ("multibox", "union")  # of tools/train_multibox.py: see test_tools_multibox.py
 PROPOSERS = sorted(path.stem for path in (CONFIGS / "proposer").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", [name for name in PROPOSERS if name not in NEED_A_FILE])
+@pytest.mark.parametrize("name", PROPOSERS)
 def test_every_proposer_can_be_chosen_and_made(name: str) -> None:
     _, plain = load_config("detect", [f"proposer={name}", "proposer.max_boxes=7"])
     proposer = instantiate(plain["proposer"])

@@ -44,6 +44,7 @@ def command(*arguments: object, checkpoint: Path) -> list[str]:
         "device=cpu",
         "merge.score_threshold=0.3",
         "merge.max_detections=5",
+        "proposer=superpixels_x2",
         "proposer.width=100",
         "proposer.max_boxes=40",
     ]
@@ -238,7 +239,10 @@ def test_paths_come_from_standard_input_and_results_are_not_inputs(
         (["photos", "merge.nms_treshold=1"], "merge.nms_threshold"),
         (["photos", "regions=tiles"], "regions=tiles"),
         (["photos", "proposer.max_boxes=0"], "max_boxes must be 1 or more"),
-        (["photos", "threads=2", "proposer.threads=2"], "would share the cores twice"),
+        (
+            ["photos", "threads=2", "proposer=fast", "proposer.threads=2"],
+            "would share the cores twice",
+        ),
         (["photos", "device=quantum"], "quantum"),
         (["photos", "checkpoint=absent.safetensors"], "absent.safetensors"),
     ],

@@ -189,7 +189,7 @@ def test_broken_photos_are_listed_and_end_nothing(tmp_path: Path, run: Run) -> N
 def test_other_settings_are_refused_until_overwrite(tmp_path: Path, run: Run) -> None:
     make_photos(tmp_path / "photos", 1)
     assert run("photos", *SMALL).status == 0
-    other = ("photos", *SMALL, "proposer=googlenet", "proposer.seed=3")
+    other = ("photos", *SMALL, "proposer=superpixels_x2", "proposer.seed=3")
     done = run(*other)
     assert done.status == 2
     assert "seed: 0 there, 3 here" in done.err and "overwrite=true" in done.err
@@ -449,15 +449,15 @@ def test_names_come_from_the_files_and_differ(tmp_path: Path, monkeypatch) -> No
 def test_recall_of_several_files_is_printed_and_written(tmp_path: Path, run: Run) -> None:
     make_voc(tmp_path / "voc", [[("cat", 0), ("dog", 1)], [], [("cat", 0)]])
     data = ("data=voc", "data.root=voc", "data.split=val")
-    for preset in ("fast", "googlenet"):
+    for preset in ("fast", "superpixels_x2"):
         assert run(*data, *SMALL, f"proposer={preset}", f"out={preset}.npz").status == 0
-    done = run("recall", "fast.npz", "googlenet.npz", *data, "out=report", "budgets=[1,10]")
+    done = run("recall", "fast.npz", "superpixels_x2.npz", *data, "out=report", "budgets=[1,10]")
     assert done.status == 0, done.err
     assert done.out.startswith("3 photos, 3 objects (difficult ones counted)\n")
     assert done.out.splitlines()[-1] == "written to report: recall.json, recall.png"
     content = json.loads((tmp_path / "report" / "recall.json").read_text())
     assert content["settings"]["data"]["split"] == "val"
-    assert [file["name"] for file in content["files"]] == ["fast", "googlenet"]
+    assert [file["name"] for file in content["files"]] == ["fast", "superpixels_x2"]
     assert [row["budget"] for row in content["files"][0]["budgets"]] == [1, 10, None]
     assert content["files"][0]["budgets"][-1]["recall_50"] == 1
     assert content["files"][1]["settings"]["scales"] == [[100, 100], [200, 200]]

@@ -24,7 +24,7 @@ from detect.allocator import keep_freed_memory
 from detect.images import find_images, is_video
 from detect.ledger import Ledger, LedgerBusy
 from detect.run import DetectionRun, summarise, versions, write_outputs
-from detect.settings import DetectConfig, build_detector, decisive_settings
+from detect.settings import DetectConfig, build_detector, decisive_settings, tell_cost
 from detect.workers import share_cores
 from tools.command_line import answer
 from tools.progress import progress
@@ -40,6 +40,8 @@ def run(paths: list[str], overrides: list[str]) -> int:
         raise ValueError(f"{' '.join(paths) or 'no PATH given'}: no photo or video there")
     videos = any(is_video(source.path) for source in sources)
     at_once, cores = share_cores(settings.threads, None if videos else len(sources))
+    if cost := tell_cost(settings):
+        print(cost, file=sys.stderr)
     detector = build_detector(settings, cores)
     names, decisive = detector.class_names, decisive_settings(settings, plain, detector.proposer)
     with Ledger.open(

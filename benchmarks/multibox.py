@@ -1,0 +1,168 @@
+"""MultiBox beside selective search: boxes, coverage of the objects, and what it costs in time.
+
+    python benchmarks/multibox.py VOC_ROOT [--photos 0] [--classes bird bus] [--multibox FILE]
+
+Every object counts, of any size, difficult ones too. With --classes only photos and objects of
+these count: how well a MultiBox covers what it was trained without, say. What proposals are worth
+in mAP is what benchmarks/detect.py prints with proposer=fast, proposer=googlenet, experiment=fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not this folder's files
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor
+
+from benchmarks.bars import Bar
+from benchmarks.machine import describe_machine
+from detect.allocator import keep_freed_memory
+from detect.checkpoint import load_checkpoint
+from detect.data.records import Record
+from detect.data.splits import spread
+from detect.data.voc import VOC_CLASSES, read_voc
+from detect.engine import build_classifier
+from detect.images import read_image
+from detect.multibox_proposals import BUNDLED_MULTIBOX, multibox_proposals, share_trunk
+from detect.multibox_trunk import trunk_digest
+from detect.shared_trunk import SharedTrunkClassifier
+from detect.workers import CoreWorkers
+from proposals import Proposer, SelectiveSearch
+from proposals.recall import average_recall, best_overlaps, recall
+from proposals.union import join
+from tools.progress import progress
+
+ALONE = Bar("% of the objects found at IoU 0.5 by 200 boxes of MultiBox", 85.0)
+NUMBER = Bar("% of the fast mode's boxes", 65.0, at_most=True)
+COVERAGE = Bar("points of coverage above the fast mode's", 1.0)
+ADDED = Bar("ms a photo where the trunk is computed anyway", 60.0, at_most=True)
+OWN = Bar("ms a photo where it is not", 250.0, at_most=True)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a proposer covers, and with how many boxes.
+
+    Attributes:
+        boxes: A photo.
+        overlaps: Best one of every object, ``[G]``.
+    """
+
+    boxes: float
+    overlaps: Tensor
+
+    def row(self, name: str) -> str:
+        """Write it as a row of the table."""
+        half, seven = recall(self.overlaps, (0.5, 0.7)).tolist()
+        mean = average_recall(self.overlaps).item()
+        return f"| {name} | {self.boxes:.0f} | {half:.3f} | {seven:.3f} | {mean:.3f} |"
+
+
+def cover(
+    records: Sequence[Record], proposers: Mapping[str, Proposer], classes: Sequence[int]
+) -> dict[str, Coverage]:
+    """Measure proposers, the fast mode alone and MultiBox with the larger superpixels."""
+
+    def measure(record: Record) -> tuple[list[int], Tensor]:
+        assert record.path is not None
+        image = read_image(record.path)
+        found = {name: proposer(image) for name, proposer in proposers.items()}
+        found["googlenet"] = join([found["multibox"], found["superpixels_x2"]], 0.95)
+        objects = record.boxes[torch.isin(record.labels, torch.tensor(classes))]
+        bar.update()
+        return [len(boxes) for boxes in found.values()], torch.stack(
+            [best_overlaps(boxes, objects)[0] for boxes in found.values()]
+        )
+
+    with progress(len(records), "photos") as bar:
+        counts, overlaps = zip(*CoreWorkers().map(measure, records), strict=True)
+    boxes = torch.tensor(counts).float().mean(dim=0).tolist()
+    return {
+        name: Coverage(number, best)
+        for name, number, best in zip(
+            (*proposers, "googlenet"), boxes, torch.cat(overlaps, dim=1), strict=True
+        )
+    }
+
+
+def time_it(
+    records: Sequence[Record], multibox: Path, checkpoint: str | None
+) -> tuple[list[float], list[float]]:
+    """Time MultiBox on maps that are there, and with the trunk; milliseconds of each photo."""
+    detector = load_checkpoint(checkpoint) if checkpoint else load_checkpoint()
+    classifier = build_classifier(detector, device=torch.device("cpu"))
+    assert isinstance(classifier, SharedTrunkClassifier)
+    own = multibox_proposals(multibox, detector, threads=os.cpu_count() or 1)
+    shared = share_trunk(own, classifier, trunk_digest(detector.network, "grid"))
+    levels = range(len(detector.shared.pyramid))
+    added, alone = [], []
+    for warm, record in [(True, records[0]), *((False, record) for record in records)]:
+        assert record.path is not None
+        image = read_image(record.path)
+        classifier.image_maps(image, levels)
+        start = time.perf_counter()
+        shared(image)
+        middle = time.perf_counter()
+        own(image.clone())  # an image it has not seen
+        end = time.perf_counter()
+        if not warm:
+            added.append(1000 * (middle - start))
+            alone.append(1000 * (end - middle))
+    return added, alone
+
+
+def main() -> None:
+    """Print the table and the bars."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("voc", type=Path, help="folder of VOC2007")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--photos", type=int, default=0, help="spread over the split; 0: all")
+    parser.add_argument("--classes", nargs="*", default=[], choices=VOC_CLASSES, metavar="CLASS")
+    parser.add_argument("--multibox", type=Path, default=BUNDLED_MULTIBOX)
+    parser.add_argument("--checkpoint", help="detector whose trunk it reads; default: the bundled")
+    parser.add_argument("--timed", type=int, default=30, help="photos that are timed; 0: none")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    classes = [VOC_CLASSES.index(name) for name in arguments.classes or VOC_CLASSES]
+    wanted = torch.tensor(classes)
+    records = [r for r in read_voc(arguments.voc, arguments.split)
+               if torch.isin(r.labels, wanted).any()]  # fmt: skip
+    records = spread(records, arguments.photos)
+    print(f"{describe_machine()}; {len(records)} photos of {arguments.split}\n", flush=True)
+    proposers: dict[str, Proposer] = {
+        "fast": SelectiveSearch("fast"),
+        "superpixels_x2": SelectiveSearch("googlenet"),
+        "multibox": multibox_proposals(arguments.multibox, arguments.checkpoint),
+    }
+    measured = cover(records, proposers, classes)
+    print("| proposer | boxes | R@0.5 | R@0.7 | AR |\n|---|---|---|---|---|")
+    for name, coverage in measured.items():
+        print(coverage.row(name))
+    of = {name: 100 * recall(m.overlaps, (0.5,)).item() for name, m in measured.items()}
+    print(f"\n{len(measured['fast'].overlaps)} objects")
+    print(ALONE.verdict(of["multibox"]))
+    print(NUMBER.verdict(100 * measured["googlenet"].boxes / measured["fast"].boxes))
+    print(COVERAGE.verdict(of["googlenet"] - of["fast"]), flush=True)
+    if arguments.timed:
+        added, alone = time_it(
+            spread(records, arguments.timed), arguments.multibox, arguments.checkpoint
+        )
+        print(f"medians of {len(added)} photos:")
+        print(ADDED.verdict(statistics.median(added)))
+        print(OWN.verdict(statistics.median(alone)))
+
+
+if __name__ == "__main__":
+    main()
