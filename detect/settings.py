@@ -23,9 +23,7 @@ class DetectConfig:
     out: str = "out"  # folder of the results
     checkpoint: str | None = None  # of tools/train.py; of a,b averaged; by default the bundled one
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
-    levels: list[float] = field(
-        default_factory=list
-    )  # of the pyramid, out of those trained; []: all
+    levels: list[float] = field(default_factory=list)  # of the trunk's pyramid; []: all of them
     proposer: Any = MISSING  # auto (googlenet where a MultiBox fits), superpixels_x2, fast, quality
     multibox: str | None = None  # of tools/train_multibox.py; by default the bundled one
     merge: MergeConfig = field(default_factory=MergeConfig)

@@ -25,9 +25,7 @@ class MultiBoxLossConfig:
 
     matched_iou: float = 0.5  # overlap from which more priors than an object's own match; 2: none
     ignored_iou: float = 0.4  # overlap from which priors that do not match learn nothing; 2: none
-    location_weight: float = (
-        1.0  # as in SSD (2016), whose units these are; alpha 0.3 in both papers
-    )
+    location_weight: float = 1.0  # alpha; 0.3 in the papers; these are the units of SSD (2016)
 
     def __post_init__(self) -> None:
         if self.ignored_iou > self.matched_iou:
