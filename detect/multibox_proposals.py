@@ -18,7 +18,7 @@ from detect.files import split_paths
 from detect.multibox_file import MultiBoxFile, load_multibox
 from detect.multibox_trunk import PyramidMaps, WholeImageFeatures, trunk_digest
 from detect.precision import best_precision
-from detect.prepare import prepare_network
+from detect.prepare import prepare_multibox, prepare_network
 from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
 from proposals.multibox import MultiBoxProposer, Trunk
@@ -60,7 +60,7 @@ def multibox_proposals(
     made = load_multibox(path)
     first = _first(checkpoint)
     for source in [first] if first == BUNDLED else [first, BUNDLED]:
-        detector = source if isinstance(source, Checkpoint) else _load_detector(source)
+        detector = _loaded(source)
         if detector and trunk_digest(detector.network, made.form) == made.trunk:
             break
     else:
@@ -105,9 +105,7 @@ def default_proposals(
         ValueError: If a file cannot be used, or the given MultiBox learned from another trunk.
     """
     if multibox is None:
-        source = _first(checkpoint)
-        detector = source if isinstance(source, Checkpoint) else _load_detector(source)
-        made = load_multibox(BUNDLED_MULTIBOX)
+        detector, made = _loaded(_first(checkpoint)), load_multibox(BUNDLED_MULTIBOX)
         if detector is None or trunk_digest(detector.network, made.form) != made.trunk:
             return SelectiveSearch("googlenet", max_boxes=max_boxes)
     learned = multibox_proposals(multibox, checkpoint, levels=levels, device=device)
@@ -124,9 +122,11 @@ def _name(checkpoint: str | Path | Checkpoint | None) -> str:
     return "the given detector" if isinstance(checkpoint, Checkpoint) else f"{_first(checkpoint)}"
 
 
-def _load_detector(path: Path) -> Checkpoint | None:
-    """Read a detector; None for a folder of ONNX files, which has no trunk to look into."""
-    return None if path.is_dir() else load_checkpoint(path)
+def _loaded(source: Path | Checkpoint) -> Checkpoint | None:
+    """Return a detector; None for a folder of ONNX files, which has no trunk to look into."""
+    if isinstance(source, Checkpoint):
+        return source
+    return None if source.is_dir() else load_checkpoint(source)
 
 
 def make_proposer(
@@ -141,7 +141,7 @@ def make_proposer(
     """Join a MultiBox with a trunk of its own, made of a detector's network when first asked.
 
     Args:
-        made: The MultiBox; its head is moved to the device.
+        made: The MultiBox; not changed.
         detector: Has the trunk that it learned from.
         device: Where both compute.
         levels: Of the trunk's pyramid, some of those that it learned from; by default all.
@@ -174,7 +174,7 @@ def make_proposer(
 
         factors = tuple(levels) or made.shared.pyramid
         trunk = PyramidMaps(image_maps, made.shared, factors, made.trunk)
-    return MultiBoxProposer(made.multibox.to(device), trunk, name=name)
+    return MultiBoxProposer(prepare_multibox(made.multibox, device), trunk, name=name)
 
 
 def union_of(

@@ -110,10 +110,10 @@ def _fit(
     say: Callable[[str], object],
 ) -> None:
     """Train to the end; keep the MultiBox with the best recall on held-back photos."""
-    proposer = make_proposer(made, detector, device=made.multibox.priors.device)
-    proposer.max_boxes = BUDGET
 
     def measure() -> dict[str, float | None]:
+        proposer = make_proposer(made, detector, device=made.multibox.priors.device)
+        proposer.max_boxes = BUDGET
         return measure_recall(proposer, held_back, settings.threads, progress)
 
     fit(

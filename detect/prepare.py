@@ -19,10 +19,12 @@ from torch.nn import functional as F
 from detect.ensemble import EnsembleNetwork
 from detect.googlenet import ConvReLU, GoogLeNet, Inception, LocalResponseNorm
 from detect.map_operations import CompiledMaxPool, CompiledResponseNorm
+from proposals.multibox import MultiBox
 
 # Side of each part's input for a 224 x 224 crop: oneDNN picks the order of weights by it.
 _SIDES = {"conv1": 224, "conv2": 56, "conv3": 56, "3": 28, "4": 14, "5": 7}
 _TYPICAL_BATCH = 8
+_MULTIBOX_SIDE = 40  # of a photo's map
 
 
 def prepare_network(
@@ -67,6 +69,27 @@ def compile_network(network: GoogLeNet, *, dtype: torch.dtype, device: torch.dev
     prepared = prepare_network(network, dtype=dtype, device=device, own_kernels=False)
     for part in ("stem", "inception4", "inception5"):
         setattr(prepared, part, torch.compile(getattr(prepared, part)))
+    return prepared
+
+
+def prepare_multibox(multibox: MultiBox, device: torch.device) -> MultiBox:
+    """Return a frozen copy in float32; on a CPU its result does not depend on the cores at work.
+
+    Confidences are ranked, for which bfloat16 is too coarse.
+    """
+    prepared = copy.deepcopy(multibox).float().eval().requires_grad_(False).to(device)
+    if device.type == "cpu":
+        for name, layer in list(prepared.named_children()):
+            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+            packed = PackedConvReLU(
+                layer.weight.detach(),
+                layer.bias.detach(),
+                stride=1,
+                padding=int(layer.padding[0]),
+                side=_MULTIBOX_SIDE,
+                activation="none",  # the head has its own between the layers
+            )
+            setattr(prepared, name, packed)
     return prepared
 
 
@@ -147,12 +170,23 @@ def _has_cudnn_relu(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class PackedConvReLU(FusedConvReLU):
-    """The same by oneDNN on a CPU, its weights packed once for inputs of about ``side``."""
+    """The same by oneDNN on a CPU, its weights packed once for inputs of about ``side``.
+
+    ``activation`` may be ``none`` in place of ``relu``.
+    """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor, *, stride: int, padding: int, side: int
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        stride: int,
+        padding: int,
+        side: int,
+        activation: str = "relu",
     ) -> None:
         super().__init__(weight, bias, stride=stride, padding=padding)
+        self.activation = activation
         self._geometry = [padding] * 2, [stride] * 2, [1, 1], 1
         example = [_TYPICAL_BATCH, weight.shape[1], side, side]
         # The operators that torch.compile uses for frozen models on a CPU. A tensor that oneDNN
@@ -165,7 +199,7 @@ class PackedConvReLU(FusedConvReLU):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer, ``[N, C, H, W]`` -> ``[N, C', H', W']`` in channels-last order."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, self.bias, *self._geometry, "relu", [], ""
+            x, self._packed, self.bias, *self._geometry, self.activation, [], ""
         )
         return result
 

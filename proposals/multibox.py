@@ -156,7 +156,6 @@ class MultiBoxProposer:
 
     def _most_confident(self, features: FeatureMap) -> tuple[Tensor, Tensor]:
         """Return the logits and boxes of a map's best priors, ``[n]`` and ``[n, 4]``."""
-        values = features.values.to(self.multibox.predict.weight.dtype)
-        logits, residuals = (outputs[0].float() for outputs in self.multibox(values))
+        logits, residuals = (outputs[0] for outputs in self.multibox(features.values.float()))
         best = logits.argsort(descending=True, stable=True)[: self.candidates]
         return logits[best], decode_residuals(self.multibox.place(features)[best], residuals[best])

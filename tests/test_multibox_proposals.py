@@ -99,6 +99,23 @@ def test_maps_are_shared_at_some_levels_too(detector: Path, multibox: Path, phot
     assert share_trunk(SelectiveSearch(), one_level.classifier, digest).scales  # nothing to share
 
 
+def test_the_boxes_do_not_depend_on_the_cores(photo) -> None:
+    images = [photo, torch.randint(0, 256, (3, 150, 90), dtype=torch.uint8)]
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            proposer = multibox_proposals(threads=threads, device="cpu")
+            found.append([proposer.score(image) for image in images])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for (boxes, scores), (same_boxes, same_scores) in zip(found[0], other, strict=True):
+            assert torch.equal(boxes, same_boxes)
+            assert torch.equal(scores, same_scores)
+
+
 def test_levels_that_are_not_there_are_refused(detector: Path, multibox: Path) -> None:
     with pytest.raises(ValueError, match=r"the trunk has no level 0.3; it has \[0.7, 1.0\]"):
         Detector.load(detector, levels=[0.3])
