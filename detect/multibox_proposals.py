@@ -74,7 +74,7 @@ def multibox_proposals(
         device=choose_device(device),
         levels=levels,
         threads=threads,
-        name=file_digest(path),
+        name=" ".join([file_digest(path), *map(str, levels)]),
     )
     proposer.max_boxes, proposer.nms_threshold = max_boxes, nms_threshold
     return proposer

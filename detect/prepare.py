@@ -80,16 +80,19 @@ def prepare_multibox(multibox: MultiBox, device: torch.device) -> MultiBox:
     prepared = copy.deepcopy(multibox).float().eval().requires_grad_(False).to(device)
     if device.type == "cpu":
         for name, layer in list(prepared.named_children()):
-            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+            if not isinstance(layer, nn.Conv2d):
+                continue
+            assert layer.bias is not None
             packed = PackedConvReLU(
                 layer.weight.detach(),
                 layer.bias.detach(),
                 stride=1,
                 padding=int(layer.padding[0]),
                 side=_MULTIBOX_SIDE,
-                activation="none",  # the head has its own between the layers
+                activation="none" if name == "predict" else "relu",
             )
             setattr(prepared, name, packed)
+        prepared.activation = nn.Identity()
     return prepared
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, nms
 
 from proposals.priors import decode_residuals, place_priors
@@ -70,6 +69,7 @@ class MultiBox(nn.Module):
         self.channels, self.hidden, self.kernel = channels, hidden, kernel
         self.priors: Tensor
         self.register_buffer("priors", priors.float().clone())
+        self.activation: nn.Module = nn.ReLU()
         if hidden:
             self.reduce = nn.Conv2d(channels, hidden, 1)
             self.mix = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2)
@@ -87,14 +87,14 @@ class MultiBox(nn.Module):
             of ``place_priors``.
         """
         if self.hidden:
-            values = F.relu(self.mix(F.relu(self.reduce(values))))
+            values = self.activation(self.mix(self.activation(self.reduce(values))))
         outputs = self.predict(values).permute(0, 2, 3, 1).reshape(len(values), -1, 5)
         return outputs[..., 0], outputs[..., 1:]
 
-    def place(self, features: FeatureMap) -> Tensor:
-        """Return the priors of a map in pixels, centres and sides, ``[h * w * K, 4]``."""
+    def place(self, features: FeatureMap, chosen: Tensor | None = None) -> Tensor:
+        """Return priors of a map in pixels, centres and sides: see ``place_priors``."""
         height, width = features.values.shape[-2:]
-        return place_priors(self.priors, (height, width), features.origin, features.stride)
+        return place_priors(self.priors, (height, width), features.origin, features.stride, chosen)
 
 
 class MultiBoxProposer:
@@ -107,7 +107,7 @@ class MultiBoxProposer:
         nms_threshold: Of boxes that overlap by more, the most confident one stays.
         min_side: Shortest side of a box, pixels.
         candidates: Most confident boxes that enter non-maximum suppression.
-        name: Tells the weights from others.
+        name: Tells weights and trunk from others.
     """
 
     def __init__(
@@ -144,18 +144,36 @@ class MultiBoxProposer:
     def score(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return boxes ``[N, 4]``, best first, and their probabilities of an object ``[N]``."""
         size = (image.shape[-2], image.shape[-1])
-        parts = [self._most_confident(features) for features in self.trunk(image)]
-        logits, boxes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        boxes = clip_boxes_to_image(boxes, size)
+        maps = self.trunk(image)
+        outputs = [self.multibox(features.values.float()) for features in maps]
+        logits = torch.cat([of_map[0] for of_map, _ in outputs])
+        best = most_confident(logits, self.candidates)
+        boxes = clip_boxes_to_image(self._decode(maps, [r[0] for _, r in outputs], best), size)
+        logits = logits[best]
         large = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_side).all(dim=1)
         boxes, logits = boxes[large], logits[large]
-        best = logits.argsort(descending=True, stable=True)[: self.candidates]
-        boxes, logits = boxes[best], logits[best]
         kept = nms(boxes, logits, self.nms_threshold)[: self.max_boxes]
         return boxes[kept].cpu(), logits[kept].sigmoid().cpu()
 
-    def _most_confident(self, features: FeatureMap) -> tuple[Tensor, Tensor]:
-        """Return the logits and boxes of a map's best priors, ``[n]`` and ``[n, 4]``."""
-        logits, residuals = (outputs[0] for outputs in self.multibox(features.values.float()))
-        best = logits.argsort(descending=True, stable=True)[: self.candidates]
-        return logits[best], decode_residuals(self.multibox.place(features)[best], residuals[best])
+    def _decode(
+        self, maps: Sequence[FeatureMap], residuals: Sequence[Tensor], chosen: Tensor
+    ) -> Tensor:
+        """Return the boxes ``[n, 4]`` at some of the priors of all maps, counted through."""
+        boxes = chosen.new_zeros(len(chosen), 4, dtype=torch.float32)
+        first = 0
+        for features, own in zip(maps, residuals, strict=True):
+            here = ((chosen >= first) & (chosen < first + len(own))).nonzero().flatten()
+            places = chosen[here] - first
+            boxes[here] = decode_residuals(self.multibox.place(features, places), own[places])
+            first += len(own)
+        return boxes
+
+
+def most_confident(logits: Tensor, count: int) -> Tensor:
+    """Return the places of the largest values, best first; of equal ones the first one first."""
+    if len(logits) > count:  # sorting all of them takes several times as long
+        least = logits.topk(count, sorted=False).values.min()
+        places = (logits >= least).nonzero().flatten()
+    else:
+        places = torch.arange(len(logits), device=logits.device)
+    return places[logits[places].argsort(descending=True, stable=True)[:count]]

@@ -72,7 +72,11 @@ def _cluster(samples: Tensor, count: int, seed: int) -> Tensor:
 
 
 def place_priors(
-    priors: Tensor, grid: tuple[int, int], origin: tuple[float, float], stride: tuple[float, float]
+    priors: Tensor,
+    grid: tuple[int, int],
+    origin: tuple[float, float],
+    stride: tuple[float, float],
+    chosen: Tensor | None = None,
 ) -> Tensor:
     """Put the priors at every point of a grid.
 
@@ -81,18 +85,20 @@ def place_priors(
         grid: Height and width of the grid, points.
         origin: ``x`` and ``y`` of its first point, pixels.
         stride: From point to point in ``x`` and ``y``, pixels.
+        chosen: Which of them to return, places from 0, int64 ``[n]``; by default all.
 
     Returns:
         Centres and sides ``(x, y, w, h)`` in pixels, row by row of the grid and all priors of a
         point side by side, ``[height * width * K, 4]``.
     """
-    y, x = torch.meshgrid(
-        *(torch.arange(n, dtype=priors.dtype, device=priors.device) for n in grid), indexing="ij"
-    )
-    points = torch.stack([x, y, torch.zeros_like(x), torch.zeros_like(x)], dim=-1)
+    if chosen is None:
+        chosen = torch.arange(grid[0] * grid[1] * len(priors), device=priors.device)
+    point = torch.div(chosen, len(priors), rounding_mode="floor")
+    y = torch.div(point, grid[1], rounding_mode="floor")
+    points = torch.stack([point - y * grid[1], y, torch.zeros_like(y), torch.zeros_like(y)], dim=1)
     unit = priors.new_tensor([*stride, *stride])
     start = priors.new_tensor([*origin, 0.0, 0.0])
-    placed: Tensor = ((points.view(-1, 1, 4) + priors) * unit + start).view(-1, 4)
+    placed: Tensor = (points + priors[chosen - point * len(priors)]) * unit + start
     return placed
 
 
