@@ -27,6 +27,8 @@ from proposals.selective_search import SelectiveSearch
 from proposals.union import Union
 
 BUNDLED_MULTIBOX = BUNDLED.with_name("voc2007_multibox.safetensors")
+# Boxes an image, those of MultiBox first: as good in mAP as all, for two thirds of their time.
+UNION_BUDGET = 1000
 
 
 def multibox_proposals(
@@ -90,14 +92,14 @@ def default_proposals(
 ) -> Proposer:
     """Choose the paper's proposals where a MultiBox goes with a detector.
 
-    Selective search with superpixels of twice R-CNN's size, behind the 200 boxes of the MultiBox
-    that is given, or of the bundled one if the detector has the trunk that it learned from. Other
-    detectors would have to run a second trunk for it, and do without.
+    The 200 boxes of the MultiBox that is given, or of the bundled one if the detector has the trunk
+    that it learned from, and the best of selective search with superpixels of twice R-CNN's size
+    behind them. Other detectors would have to run a second trunk for it, and do without.
 
     Args:
         checkpoint: Detector, of files a,b the first; by default the bundled one.
         multibox: File of tools/train_multibox.py.
-        max_boxes: Of an image, those of the MultiBox first; by default all.
+        max_boxes: Of an image; by default ``UNION_BUDGET`` where there is a MultiBox, else all.
         levels: Of the trunk's pyramid that the MultiBox reads; by default all that it learned from.
         device: By default a CUDA device where there is one.
 
@@ -109,7 +111,8 @@ def default_proposals(
         if detector is None or trunk_digest(detector.network, made.form) != made.trunk:
             return SelectiveSearch("googlenet", max_boxes=max_boxes)
     learned = multibox_proposals(multibox, checkpoint, levels=levels, device=device)
-    return Union([learned, SelectiveSearch("googlenet")], max_boxes=max_boxes)
+    budget = UNION_BUDGET if max_boxes is None else max_boxes
+    return Union([learned, SelectiveSearch("googlenet")], max_boxes=budget)
 
 
 def _first(checkpoint: str | Path | Checkpoint | None) -> Path | Checkpoint:

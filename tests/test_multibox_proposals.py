@@ -13,6 +13,7 @@ from detect.detector import Detector
 from detect.multibox_file import MultiBoxFile, load_multibox, save_multibox
 from detect.multibox_proposals import (
     BUNDLED_MULTIBOX,
+    UNION_BUDGET,
     default_proposals,
     multibox_proposals,
     share_trunk,
@@ -55,6 +56,7 @@ def test_the_bundled_multibox_goes_with_the_bundled_detector() -> None:
     assert isinstance(chosen, Union)
     assert isinstance(chosen.proposers[0], MultiBoxProposer)
     assert isinstance(chosen.proposers[1], SelectiveSearch)
+    assert chosen.max_boxes == UNION_BUDGET
     assert chosen.proposers[1].scales == SelectiveSearch("googlenet").scales
 
 
