@@ -127,7 +127,7 @@ def test_tools_take_it_as_a_proposer(workplace, monkeypatch, capsys) -> None:
     for name, more, kinds in (
         ("auto", [], ("Union", "MultiBoxProposer", "SelectiveSearch")),
         ("googlenet", ["proposer=googlenet"], ("Union", "MultiBoxProposer", "SelectiveSearch")),
-        ("fast", ["experiment=fast"], ("MultiBoxProposer",)),
+        ("fast", ["experiment=fast", "levels=[]"], ("MultiBoxProposer",)),
         ("alone", ["proposer=superpixels_x2"], ("SelectiveSearch",)),
     ):
         request = [*photos, *given, *more, f"out={name}"]
