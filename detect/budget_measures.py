@@ -16,7 +16,7 @@ from torch import Tensor
 from detect.classifier import RegionClassifier
 from detect.heads import decode_boxes
 from detect.merging import MergeConfig, merge_detections
-from detect.prepare import FusedConvReLU, PackedConvReLU
+from detect.prepare import FusedConvReLU, PackedConv
 from detect.shared_geometry import place_regions, split_levels
 from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
@@ -101,7 +101,7 @@ class PeakConvolution:
         place: dict[str, Any] = {"dtype": dtype, "device": device}
         weight, bias = weight.to(**place), torch.zeros(_CHANNELS, **place)
         self._layer = (
-            PackedConvReLU(weight, bias, stride=1, padding=0, side=_SIDE)
+            PackedConv(weight, bias, stride=1, padding=0, side=_SIDE)
             if device.type == "cpu"
             else FusedConvReLU(weight, bias, stride=1, padding=0)
         )

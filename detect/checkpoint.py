@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,17 +51,6 @@ class Checkpoint:
     shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
     training: dict[str, Any] = field(default_factory=dict)
     precision_check: PrecisionCheck | None = None
-
-    def at_levels(self, levels: Sequence[float]) -> Checkpoint:
-        """Return the same with fewer levels of its pyramid; with none given, itself.
-
-        Raises:
-            ValueError: If the pyramid lacks one.
-        """
-        if not levels:
-            return self
-        self.shared.check_levels(levels)
-        return replace(self, shared=replace(self.shared, pyramid=sorted(levels)))
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from detect.classifier_settings import ClassifierTrainConfig, classifier_recipe
-from detect.classifier_training import ClassifierObjective, epoch_order
+from detect.classifier_training import ClassifierObjective
 from detect.classify_run import ErrorRates, judge
 from detect.data.imagefolder import ClassifiedPhotos
 from detect.data.imagenet import imagenet_names
@@ -31,6 +30,7 @@ from detect.precision import best_precision
 from detect.prepare import prepare_network
 from detect.progress import Progress
 from detect.results import ImageResult, write_skipped
+from detect.training import epoch_order
 from detect.training_loop import fit
 from detect.workers import CoreWorkers
 
@@ -67,7 +67,7 @@ def train_classifier(
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = classifier_recipe(settings, plain) | {"num_photos": len(photos.images)}
     with process_group(device) as group:
-        tell = say if group.rank == 0 else (lambda _: None)
+        tell = group.first_says(say)
         tell(
             f"{len(photos.images)} photos of {len(set(photos.labels))} classes, "
             f"{len(held_back.images)} held back"
@@ -78,10 +78,6 @@ def train_classifier(
             preprocessing=PREPROCESSING["paper"],
             config=settings.sampling,
             seed=settings.seed,
-        )
-        per_draw = settings.sampling.photos_per_draw
-        draws = replace(
-            settings.training, photos_per_step=settings.training.photos_per_step // per_draw
         )
         measured = Measured(network, names, held_back, settings.threads, progress)
         out = Path(settings.out)
@@ -94,16 +90,16 @@ def train_classifier(
             keep=lambda: save_network(out / FILE_NAME, network, names, recipe),
             progress=progress,
             say=tell,
-            training=draws,
+            training=settings.training_in_draws,
         )
+        broken = sorted((objective.broken | measured.broken).items())
+        for name, why in broken:
+            tell(f"left out: {name}: {why}")
         if group.rank == 0:
-            broken = sorted((objective.broken | measured.broken).items())
-            for name, why in broken:
-                tell(f"left out: {name}: {why}")
             write_skipped(out / "skipped.csv", broken)
             tell(f"weights: {out / FILE_NAME}")
         group.wait()
-    return 1 if objective.broken or measured.broken else 0
+    return 1 if broken else 0
 
 
 def start_network(settings: ClassifierTrainConfig, num_classes: int) -> GoogLeNet:

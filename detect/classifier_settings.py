@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from detect.checkpoint import file_digest
@@ -76,6 +76,12 @@ class ClassifierTrainConfig:
                 f"training.photos_per_step={step} must be a multiple of "
                 f"sampling.photos_per_draw={draw}"
             )
+
+    @property
+    def training_in_draws(self) -> TrainingConfig:
+        """The same for a trainer whose draws are of several photos each."""
+        draws = self.training.photos_per_step // self.sampling.photos_per_draw
+        return replace(self.training, photos_per_step=draws)
 
 
 register("train_classifier", ClassifierTrainConfig)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from detect.googlenet import GoogLeNet, Preprocessing
 from detect.images import ImageError, read_image
 from detect.objectives import drop, run_blocks
 from detect.region_training import distort_colours
-from detect.training import Part
+from detect.training import Part, epoch_order
 
 SIDE = 224  # pixels of the network's input
 _ATTEMPTS = 10  # at a part of the photo that fits into it, before the middle is taken
@@ -143,14 +141,6 @@ class ClassifierObjective:
             "auxiliary_loss": sum(other.item() for other in others),
             "top1": (logits.argmax(dim=1) == labels).float().mean().item(),
         }
-
-
-@lru_cache(maxsize=2)
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """Return the photos in the order of an epoch, int64 ``[count]``."""
-    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return torch.randperm(count, generator=generator)
 
 
 def vary(image: Tensor, config: ClassifierSamplingConfig, generator: torch.Generator) -> Tensor:

@@ -80,7 +80,7 @@ class Detector:
         checkpoint: str | Path | Checkpoint | Sequence[str | Path] = BUNDLED,
         *,
         regions: str | None = None,
-        levels: Sequence[float] = (),
+        max_level: float | None = None,
         proposer: Proposer | None = None,
         merge: MergeConfig | None = None,
         augmentation: AugmentConfig | None = None,
@@ -96,7 +96,7 @@ class Detector:
             checkpoint: A file made by tools/train.py, or what was read from it; several of the same
                 classes are averaged; for onnxruntime also a folder made by tools/export.py.
             regions: ``shared`` (one trunk pass an image) or ``crops``; by default as trained.
-            levels: Of a shared trunk's pyramid, some of those trained; by default all.
+            max_level: Of a shared trunk's pyramid; larger levels are left out. By default none is.
             proposer: By default the paper's: see ``detect.multibox_proposals.default_proposals``.
             merge: Settings of NMS and voting.
             augmentation: Views of an image that are averaged; by default it alone.
@@ -113,8 +113,8 @@ class Detector:
         if backend == "onnxruntime":
             if device not in (None, "cpu", torch.device("cpu")):
                 raise ValueError(f"device={device}: backend=onnxruntime computes on the CPU")
-            if levels:
-                raise ValueError(f"levels={list(levels)} needs backend=torch")
+            if max_level is not None:
+                raise ValueError(f"max_level={max_level} needs backend=torch")
             proposer = proposer or default_proposals(sources[0], device="cpu")
             source = sources[0] if len(sources) == 1 else _join(sources)
             classifier, names = _on_onnxruntime(source, regions, precision, threads)
@@ -122,8 +122,9 @@ class Detector:
             return cls(proposer, classifier, class_names=names, merge=merge, device="cpu")
         if backend != "torch":
             raise ValueError(f"backend={backend}: choose torch or onnxruntime")
-        joined, place = _join(sources).at_levels(levels), choose_device(device)
-        proposer = proposer or default_proposals(sources[0], levels=levels, device=place)
+        joined, place = _join(sources), choose_device(device)
+        joined = replace(joined, shared=joined.shared.up_to(max_level))
+        proposer = proposer or default_proposals(sources[0], max_level=max_level, device=place)
         classifier = build_classifier(
             joined,
             device=place,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +52,10 @@ class Group:
         items = [item]
         distributed.broadcast_object_list(items)
         return items[0]
+
+    def first_says(self, say: Callable[[str], object]) -> Callable[[str], object]:
+        """Return what tells the user a line in the first process, and in others nothing."""
+        return say if self.rank == 0 else lambda _: None
 
     def wait(self) -> None:
         """Wait until all processes are here."""

@@ -37,7 +37,7 @@ def multibox_proposals(
     *,
     max_boxes: int = 200,
     nms_threshold: float = 0.7,
-    levels: Sequence[float] = (),
+    max_level: float | None = None,
     device: str | torch.device | None = None,
     threads: int = 1,
 ) -> MultiBoxProposer:
@@ -51,7 +51,7 @@ def multibox_proposals(
         checkpoint: Detector, of files a,b the first; by default the bundled one.
         max_boxes: Of an image, the most confident ones.
         nms_threshold: Of boxes that overlap by more, the most confident one stays.
-        levels: Of the trunk's pyramid, some of those that it learned from; by default all.
+        max_level: Of the trunk's pyramid; larger levels are not read. By default all are.
         device: By default a CUDA device where there is one.
         threads: Cores that one image may use on a CPU.
 
@@ -74,9 +74,9 @@ def multibox_proposals(
         made,
         detector,
         device=choose_device(device),
-        levels=levels,
+        max_level=max_level,
         threads=threads,
-        name=" ".join([file_digest(path), *map(str, levels)]),
+        name=file_digest(path) + ("" if max_level is None else f" up to {max_level}"),
     )
     proposer.max_boxes, proposer.nms_threshold = max_boxes, nms_threshold
     return proposer
@@ -87,7 +87,7 @@ def default_proposals(
     multibox: str | Path | None = None,
     *,
     max_boxes: int | None = None,
-    levels: Sequence[float] = (),
+    max_level: float | None = None,
     device: str | torch.device | None = None,
 ) -> Proposer:
     """Choose the paper's proposals where a MultiBox goes with a detector.
@@ -100,7 +100,7 @@ def default_proposals(
         checkpoint: Detector, of files a,b the first; by default the bundled one.
         multibox: File of tools/train_multibox.py.
         max_boxes: Of an image; by default ``UNION_BUDGET`` where there is a MultiBox, else all.
-        levels: Of the trunk's pyramid that the MultiBox reads; by default all that it learned from.
+        max_level: Of the trunk's pyramid; larger levels are not read. By default all are.
         device: By default a CUDA device where there is one.
 
     Raises:
@@ -110,7 +110,7 @@ def default_proposals(
         detector, made = _loaded(_first(checkpoint)), load_multibox(BUNDLED_MULTIBOX)
         if detector is None or trunk_digest(detector.network, made.form) != made.trunk:
             return SelectiveSearch("googlenet", max_boxes=max_boxes)
-    learned = multibox_proposals(multibox, checkpoint, levels=levels, device=device)
+    learned = multibox_proposals(multibox, checkpoint, max_level=max_level, device=device)
     budget = UNION_BUDGET if max_boxes is None else max_boxes
     return Union([learned, SelectiveSearch("googlenet")], max_boxes=budget)
 
@@ -137,7 +137,7 @@ def make_proposer(
     detector: Checkpoint,
     *,
     device: torch.device,
-    levels: Sequence[float] = (),
+    max_level: float | None = None,
     threads: int = 1,
     name: str = "",
 ) -> MultiBoxProposer:
@@ -147,26 +147,26 @@ def make_proposer(
         made: The MultiBox; not changed.
         detector: Has the trunk that it learned from.
         device: Where both compute.
-        levels: Of the trunk's pyramid, some of those that it learned from; by default all.
+        max_level: Of the trunk's pyramid; larger levels are not read. By default all are.
         threads: Cores that one image may use on a CPU.
         name: Tells the weights from others.
 
     Raises:
-        ValueError: If the MultiBox did not learn from a level.
+        ValueError: If no level is left.
     """
     if made.form == "whole":
         network = prepare_network(detector.network, dtype=best_precision(device), device=device)
         trunk: Trunk = WholeImageFeatures(network, detector.preprocessing, made.crop_scales)
     else:
         own = copy.copy(detector)
-        own.shared = made.shared
+        own.shared = made.shared.up_to(max_level)
 
         @cache
         def classifier() -> SharedTrunkClassifier:
             network = prepare_network(detector.network, dtype=best_precision(device), device=device)
-            made = assemble(own, network, regions="shared", workers=CoreWorkers(threads))
-            assert isinstance(made, SharedTrunkClassifier)
-            return made
+            built = assemble(own, network, regions="shared", workers=CoreWorkers(threads))
+            assert isinstance(built, SharedTrunkClassifier)
+            return built
 
         lock = Lock()
 
@@ -175,8 +175,7 @@ def make_proposer(
                 ready = classifier()
             return ready.image_maps(image, places)
 
-        factors = tuple(levels) or made.shared.pyramid
-        trunk = PyramidMaps(image_maps, made.shared, factors, made.trunk)
+        trunk = PyramidMaps(image_maps, own.shared, own.shared.pyramid, made.trunk)
     return MultiBoxProposer(prepare_multibox(made.multibox, device), trunk, name=name)
 
 

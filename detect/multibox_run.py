@@ -76,7 +76,7 @@ def train_multibox(
     detector = load_checkpoint(settings.checkpoint or BUNDLED)
     made = start_multibox(settings, detector)
     with process_group(device) as group:
-        tell = say if group.rank == 0 else (lambda _: None)
+        tell = group.first_says(say)
         records, held_back, skipped = read_photos(settings, build_data, progress, tell)
         made.multibox = make_head(settings, made, records).to(device)
         made.training = multibox_recipe(settings, plain) | {"num_photos": len(records)}

@@ -83,7 +83,7 @@ def prepare_multibox(multibox: MultiBox, device: torch.device) -> MultiBox:
             if not isinstance(layer, nn.Conv2d):
                 continue
             assert layer.bias is not None
-            packed = PackedConvReLU(
+            packed = PackedConv(
                 layer.weight.detach(),
                 layer.bias.detach(),
                 stride=1,
@@ -172,10 +172,10 @@ def _has_cudnn_relu(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
-class PackedConvReLU(FusedConvReLU):
+class PackedConv(FusedConvReLU):
     """The same by oneDNN on a CPU, its weights packed once for inputs of about ``side``.
 
-    ``activation`` may be ``none`` in place of ``relu``.
+    With ``activation`` ``none`` in place of ``relu`` it is the convolution alone.
     """
 
     def __init__(
@@ -225,5 +225,5 @@ def fuse(
     convolution = layers[0].conv
     stride, padding = convolution.stride[0], int(convolution.padding[0])
     if packed:
-        return PackedConvReLU(weight, bias, stride=stride, padding=padding, side=side)
+        return PackedConv(weight, bias, stride=stride, padding=padding, side=side)
     return FusedConvReLU(weight, bias, stride=stride, padding=padding)

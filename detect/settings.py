@@ -23,7 +23,7 @@ class DetectConfig:
     out: str = "out"  # folder of the results
     checkpoint: str | None = None  # of tools/train.py; of a,b averaged; by default the bundled one
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
-    levels: list[float] = field(default_factory=list)  # of the trunk's pyramid; []: all of them
+    max_level: float | None = None  # of a shared trunk's pyramid; larger ones are left out
     proposer: Any = MISSING  # auto (googlenet where a MultiBox fits), superpixels_x2, fast, quality
     multibox: str | None = None  # of tools/train_multibox.py; by default the bundled one
     merge: MergeConfig = field(default_factory=MergeConfig)
@@ -82,7 +82,7 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
     return Detector.load(
         files[0] if len(files) == 1 else files,
         regions=settings.regions,
-        levels=settings.levels,
+        max_level=settings.max_level,
         proposer=build("proposer", settings.proposer),
         merge=settings.merge,
         augmentation=settings.augment,
@@ -116,7 +116,16 @@ def decisive_settings(
         plain: The same as plain dicts and lists.
         proposer: Made of them.
     """
-    names = ("regions", "levels", "merge", "augment", "device", "precision", "backend", "compile")
+    names = (
+        "regions",
+        "max_level",
+        "merge",
+        "augment",
+        "device",
+        "precision",
+        "backend",
+        "compile",
+    )
     decisive = {name: plain[name] for name in names}
     decisive["proposer"] = proposer_settings(proposer)
     files = [Path(text) for text in split_paths(settings.checkpoint or str(BUNDLED))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,19 @@ class SharedTrunkConfig:
             raise ValueError(f"pyramid must hold factors above 0: got {list(self.pyramid)}")
         if not 0 < self.region_side < math.inf:
             raise ValueError(f"region_side must be above 0 pixels: got {self.region_side}")
+
+    def up_to(self, max_level: float | None) -> SharedTrunkConfig:
+        """Return the same without the levels of the pyramid above one; None: itself.
+
+        Raises:
+            ValueError: If no level is left.
+        """
+        if max_level is None:
+            return self
+        kept = [factor for factor in self.pyramid if factor <= max_level]
+        if not kept:
+            raise ValueError(f"max_level={max_level} leaves none of the levels {self.pyramid}")
+        return replace(self, pyramid=kept)
 
     def check_levels(self, factors: Sequence[float]) -> None:
         """Refuse levels that the pyramid does not have.

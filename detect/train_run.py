@@ -54,7 +54,7 @@ def run_training(
     device = choose_device(settings.device)
     start = load_start(settings)
     with process_group(device) as group:
-        tell = say if group.rank == 0 else (lambda _: None)
+        tell = group.first_says(say)
         data = load_training_data(
             settings, build_data, proposer, group=group, progress=progress, say=tell
         )

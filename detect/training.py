@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -243,8 +244,14 @@ class Trainer:
 def photo_of(draw: int, num_photos: int, seed: int) -> int:
     """Return the photo of a draw: every epoch is a new permutation."""
     epoch, place = divmod(draw, num_photos)
+    return int(epoch_order(num_photos, seed, epoch)[place])
+
+
+@lru_cache(maxsize=4)
+def epoch_order(num_photos: int, seed: int, epoch: int) -> Tensor:
+    """Return the photos in the order of an epoch, int64 ``[num_photos]``."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + 7 * epoch + 1)
-    return int(torch.randperm(num_photos, generator=generator)[place])
+    return torch.randperm(num_photos, generator=generator)
 
 
 def _optimizer(parts: Sequence[Part], config: TrainingConfig) -> torch.optim.Optimizer:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from detect.data.records import Record
 from detect.googlenet import GoogLeNet
 from detect.heads import RegionHead
 from detect.shared_geometry import SharedTrunkConfig
+from tools import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,3 +77,15 @@ def square_records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         label, easy = torch.tensor([i % 2]), torch.tensor([False])
         records.append(Record(str(i), path, 110, 80, box, label, easy, image_id=i + 1))
     return records
+
+
+def run_hydra_tool(
+    monkeypatch: pytest.MonkeyPatch, name: str, main: Callable[[], None], *arguments: str
+) -> int:
+    """Run a Hydra tool in this process; return its exit status."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    try:
+        command_line.run(name, main)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0

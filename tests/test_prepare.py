@@ -20,7 +20,7 @@ from detect.checkpoint import load_checkpoint
 from detect.googlenet import PREPROCESSING, ConvReLU, GoogLeNet
 from detect.images import read_image
 from detect.map_operations import CompiledMaxPool
-from detect.prepare import PackedConvReLU, fuse, prepare_network
+from detect.prepare import PackedConv, fuse, prepare_network
 from detect.workers import CoreWorkers
 
 CPU = torch.device("cpu")
@@ -221,7 +221,7 @@ def test_a_prepared_network_knows_its_precision_and_device(prepared) -> None:
         assert (network.layout, network.dtype, network.device) == (layout, dtype, CPU)
         assert isinstance(network.pool4, CompiledMaxPool) == own_kernels
         for layer in (network.conv1, network.inception3a.reduce, network.inception5b.project):
-            assert isinstance(layer, PackedConvReLU) == own_kernels
+            assert isinstance(layer, PackedConv) == own_kernels
 
 
 @pytest.mark.parametrize("packed", [True, False])

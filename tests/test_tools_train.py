@@ -22,9 +22,8 @@ from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
 from detect.merging import MergeConfig
 from detect.precision import computes_bfloat16
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_hydra_tool
 from tests.test_googlenet import caffe_tensors
-from tools import command_line
 from tools import train as tool
 
 XML = """<annotation>
@@ -69,12 +68,7 @@ def command(*arguments: str) -> list[str]:
 
 def train_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run the tool in this process; return its exit status."""
-    monkeypatch.setattr(sys, "argv", ["train.py", "data.root=voc", *arguments])
-    try:
-        command_line.run("train", tool.main)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return run_hydra_tool(monkeypatch, "train", tool.main, "data.root=voc", *arguments)
 
 
 def test_training_makes_a_checkpoint_a_report_and_logs(workplace) -> None:

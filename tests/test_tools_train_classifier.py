@@ -18,13 +18,14 @@ from detect.classifier_training import (
     ClassifierObjective,
     ClassifierSamplingConfig,
     draw_part,
-    epoch_order,
     vary,
 )
 from detect.data.imagefolder import image_folder
 from detect.googlenet import PREPROCESSING, GoogLeNet
 from detect.imagenet import class_names_of, load_imagenet
-from tools import classify, command_line
+from detect.training import epoch_order
+from tests.conftest import run_hydra_tool
+from tools import classify
 from tools import train_classifier as tool
 
 SMALL = ("training.photos_per_step=4", "sampling.photos_per_draw=2", "training.steps=2")
@@ -50,12 +51,7 @@ def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def train(monkeypatch: pytest.MonkeyPatch, *given: str) -> int:
     arguments = ["data.root=classes", *SMALL, *given]
-    monkeypatch.setattr(sys, "argv", ["train_classifier.py", *arguments])
-    try:
-        command_line.run("train_classifier", tool.main)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return run_hydra_tool(monkeypatch, "train_classifier", tool.main, *arguments)
 
 
 def test_trained_weights_classify_photos(here, monkeypatch, capsys) -> None:

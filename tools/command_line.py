@@ -47,6 +47,13 @@ def refusing(tool: str, config: DictConfig) -> Iterator[None]:
         sys.exit(130)
 
 
+def settings_of(config: DictConfig) -> tuple[Any, dict[str, Any]]:
+    """Return a tool's root dataclass, and the same as plain dicts and lists."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return OmegaConf.to_object(config), {str(key): value for key, value in plain.items()}
+
+
 def run(tool: str, main: Callable[[], None]) -> None:
     """Call a Hydra main; Hydra leaves with 1 where a setting is wrong, which is 2 in every tool."""
     global _skipped_some

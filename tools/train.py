@@ -17,12 +17,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from detect.allocator import keep_freed_memory
 from detect.train_run import run_training
 from detect.train_settings import TrainConfig
-from tools.command_line import CONFIGS, refusing, run, tell_status
+from tools.command_line import CONFIGS, refusing, run, settings_of, tell_status
 from tools.progress import progress
 
 
@@ -36,14 +36,12 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig) -> int:
     """Turn the settings into objects and train; return the exit status."""
     keep_freed_memory()
-    settings = OmegaConf.to_object(config)
+    settings, plain = settings_of(config)
     assert isinstance(settings, TrainConfig)
     settings.head = instantiate(config.head, _convert_="all")
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
     return run_training(
         settings,
-        {str(key): value for key, value in plain.items()},
+        plain,
         build_data=partial(instantiate, config.data, _convert_="all"),
         proposer=instantiate(config.proposer, _convert_="all"),
         progress=progress,

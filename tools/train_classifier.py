@@ -14,12 +14,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from detect.allocator import keep_freed_memory
 from detect.classifier_run import train_classifier
 from detect.classifier_settings import ClassifierTrainConfig
-from tools.command_line import CONFIGS, refusing, run, tell_status
+from tools.command_line import CONFIGS, refusing, run, settings_of, tell_status
 from tools.progress import progress
 
 
@@ -28,12 +28,11 @@ def main(config: DictConfig) -> None:
     """Train; the status will be 1 where photos had to be left out."""
     with refusing("train_classifier", config):
         keep_freed_memory()
-        settings, plain = OmegaConf.to_object(config), OmegaConf.to_container(config, resolve=True)
+        settings, plain = settings_of(config)
         assert isinstance(settings, ClassifierTrainConfig)
-        assert isinstance(plain, dict)
         status = train_classifier(
             settings,
-            {str(key): value for key, value in plain.items()},
+            plain,
             read_photos=partial(instantiate, config.data, _convert_="all"),
             progress=progress,
             say=partial(print, flush=True),
