@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torchvision.ops import batched_nms, box_iou
 
 from detect.detections import Detections
 from detect.merging_kernels import find_candidates, keep_best, vote
+from detect.soft_nms import keep_softly
 from proposals.compiling import announce_compiling
 
 _PAIRS = 1 << 20  # of boxes compared at a time in voting; bounds its memory to about 160 MB
@@ -23,7 +25,7 @@ class MergeConfig:
     """How the scored boxes of one image become its detections.
 
     Raises:
-        ValueError: If a threshold lies outside 0..1 or a limit below 1.
+        ValueError: If a threshold lies outside 0..1, a limit below 1 or sigma at 0 or below.
     """
 
     score_threshold: float = 0.01  # probability; low, as average precision counts weak ones too
@@ -31,12 +33,15 @@ class MergeConfig:
     vote_threshold: float | None = 0.5  # IoU from which boxes vote; Gidaris & Komodakis 2015
     max_per_class: int = 100  # detections an image and class, before voting; R-CNN
     max_detections: int = 100  # detections an image, over all classes; Fast R-CNN
+    soft_sigma: float | None = None  # in place of NMS: scores fall with overlap; soft-NMS, 2017
 
     def __post_init__(self) -> None:
         for name in ("nms_threshold", "vote_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is an IoU, 0 to 1: got {value}")
+        if self.soft_sigma is not None and not 0 < self.soft_sigma < math.inf:
+            raise ValueError(f"soft_sigma must be above 0: got {self.soft_sigma}")
         for name in ("max_per_class", "max_detections"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
@@ -49,6 +54,9 @@ def merge_detections(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Dete
     image are kept and moved by box voting. Voting leaves scores and order alone, so that only
     the boxes which survive need to be moved. Equal scores are ordered by label, then by the
     place of the box in the input. On a CPU this is compiled code, made by the first call.
+
+    With ``soft_sigma`` no box is dropped for its overlap: it loses score instead, see
+    ``detect.soft_nms``.
 
     Args:
         boxes: Half-open ``xyxy`` pixels, shared by all classes, ``[N, 4]``, or one for each
@@ -65,9 +73,12 @@ def merge_detections(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Dete
         ValueError: If shapes disagree, or a score or the box of a candidate is not finite.
     """
     _check(boxes, scores, config.score_threshold)
-    on_cpu = boxes.device.type == scores.device.type == "cpu"
-    merge = _merge_compiled if on_cpu else _merge_with_torch
-    return merge(boxes.detach(), scores.detach(), config)
+    boxes, scores = boxes.detach(), scores.detach()
+    if boxes.device.type == scores.device.type == "cpu":
+        return _merge_compiled(boxes, scores, config)
+    if config.soft_sigma is not None:  # one box after the other, which is no work for a GPU
+        return _merge_compiled(boxes.cpu(), scores.cpu(), config).to(scores.device)
+    return _merge_with_torch(boxes, scores, config)
 
 
 def vote_boxes(kept: Tensor, boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -131,13 +142,13 @@ def _merge_compiled(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detec
     corners = _as_corners(boxes)
     candidates = find_candidates(corners, chosen.contiguous().numpy(), threshold)
     count = len(candidates.rows)
-    keep = keep_best(
-        corners,
-        candidates,
-        config.nms_threshold,
-        min(config.max_per_class, count),
-        min(config.max_detections, count),
-    )
+    limits = min(config.max_per_class, count), min(config.max_detections, count)
+    if config.soft_sigma is None:
+        keep = keep_best(corners, candidates, config.nms_threshold, *limits)
+        left = candidates.scores[keep]
+    else:
+        least = float(np.float32(config.score_threshold))
+        keep, left = keep_softly(corners, candidates, config.soft_sigma, least, *limits)
     labels = np.searchsorted(candidates.starts, keep, side="right") - 1
     if config.vote_threshold is None:
         kept = corners[candidates.rows[keep], labels if boxes.ndim == 3 else 0]
@@ -145,7 +156,7 @@ def _merge_compiled(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detec
         kept = vote(corners, candidates, keep, config.vote_threshold)
     return Detections(
         torch.from_numpy(kept).float(),
-        torch.from_numpy(candidates.scores[keep]),
+        torch.from_numpy(left),
         torch.from_numpy(labels),
     )
 

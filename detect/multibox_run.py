@@ -19,7 +19,7 @@ from detect.devices import choose_device
 from detect.distributed import Group, process_group
 from detect.googlenet import MAP_CHANNELS, NUM_FEATURES
 from detect.images import ImageError, read_image
-from detect.multibox_file import MultiBoxFile, save_multibox
+from detect.multibox_file import MultiBoxFile, load_multibox, save_multibox
 from detect.multibox_proposals import make_proposer
 from detect.multibox_settings import MultiBoxTrainConfig, multibox_recipe
 from detect.multibox_store import FeatureStore
@@ -74,11 +74,12 @@ def train_multibox(
     """
     device = choose_device(settings.device)
     detector = load_checkpoint(settings.checkpoint or BUNDLED)
-    made = start_multibox(settings, detector)
+    made = describe_multibox(settings, detector)
+    head = load_head(settings, made) if settings.start else None
     with process_group(device) as group:
         tell = group.first_says(say)
         records, held_back, skipped = read_photos(settings, build_data, progress, tell)
-        made.multibox = make_head(settings, made, records).to(device)
+        made.multibox = (head or make_head(settings, made, records)).to(device)
         made.training = multibox_recipe(settings, plain) | {"num_photos": len(records)}
         show = make_show(settings, made, detector, device)
         objective = MultiBoxObjective(
@@ -128,7 +129,7 @@ def _fit(
     )
 
 
-def start_multibox(settings: MultiBoxTrainConfig, detector: Checkpoint) -> MultiBoxFile:
+def describe_multibox(settings: MultiBoxTrainConfig, detector: Checkpoint) -> MultiBoxFile:
     """Describe the MultiBox that is trained on a detector's trunk; its head is yet to be made.
 
     Raises:
@@ -156,6 +157,29 @@ def make_head(
         channels, priors = NUM_FEATURES, whole_priors(records, head.num_priors, seed)
     torch.manual_seed(seed)
     return MultiBox(channels, priors, hidden=head.hidden, kernel=head.kernel)
+
+
+def load_head(settings: MultiBoxTrainConfig, made: MultiBoxFile) -> MultiBox:
+    """Load the head that is to be trained further; its priors stay.
+
+    Raises:
+        ValueError: If the file cannot be used, or its MultiBox is not as the settings describe it.
+    """
+    assert settings.start is not None
+    found, wanted = load_multibox(settings.start), settings.multibox
+    head = found.multibox
+    for name, own, asked in (
+        ("form", found.form, made.form),
+        ("hidden", head.hidden, wanted.hidden),
+        ("kernel", head.kernel, wanted.kernel),
+        ("levels", list(found.shared.pyramid), list(made.shared.pyramid)),
+    ):
+        if own != asked:
+            raise ValueError(
+                f"start={settings.start}: its {name} is {own}; set multibox.{name}={own}"
+                f" in place of {asked}"
+            )
+    return head.train()
 
 
 def make_show(

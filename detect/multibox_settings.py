@@ -67,6 +67,7 @@ class MultiBoxTrainConfig:
 
     out: str = MISSING  # folder of the MultiBox, the logs and the state to go on from
     checkpoint: str | None = None  # detector whose trunk it reads; by default the bundled one
+    start: str | None = None  # MultiBox to start from, of a trunk like this one; null: from nothing
     data: Any = MISSING  # voc (the default), coco or ilsvrc, with data.root=FOLDER, data.split=...
     photos: int = 0  # training photos, at most, chosen at random; 0: all
     only_classes: list[str] = field(default_factory=list)  # learn from objects of these alone
@@ -91,7 +92,7 @@ register("train_multibox", MultiBoxTrainConfig)
 
 # Settings that the trained weights do not depend on.
 _NOT_DECISIVE = {"out", "cache", "cache_gigabytes", "validation", "threads", "save_minutes"}
-_NOT_DECISIVE |= {"tensorboard", "device", "checkpoint"}
+_NOT_DECISIVE |= {"tensorboard", "device", "checkpoint", "start"}
 
 
 def multibox_recipe(settings: MultiBoxTrainConfig, plain: dict[str, Any]) -> dict[str, Any]:
@@ -104,5 +105,6 @@ def multibox_recipe(settings: MultiBoxTrainConfig, plain: dict[str, Any]) -> dic
     recipe = {name: value for name, value in plain.items() if name not in _NOT_DECISIVE}
     recipe["data"] = {k: v for k, v in plain["data"].items() if k != "root"}
     recipe["trunk_sha256"] = file_digest(settings.checkpoint or BUNDLED)
+    recipe["start_sha256"] = file_digest(settings.start) if settings.start else None
     recipe["held_back"] = [settings.validation.split, settings.validation.fraction]
     return recipe

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +42,9 @@ def reference(
                 candidates.append((score, label, row, box))
         candidates.sort(key=lambda c: (-c[0], c[2]))
         kept: list[tuple[float, int, int, Box]] = []
-        for candidate in candidates:
+        if config.soft_sigma is not None:
+            kept = soften(candidates, config.soft_sigma, config.score_threshold)
+        for candidate in candidates if config.soft_sigma is None else []:
             if all(iou(candidate[3], other[3]) <= config.nms_threshold for other in kept):
                 kept.append(candidate)
         for score, _, row, box in kept[: config.max_per_class]:
@@ -55,6 +60,23 @@ def reference(
             merged.append((score, label, row, voted))
     merged.sort(key=lambda c: (-c[0], c[1], c[2]))
     return merged[: config.max_detections]
+
+
+def soften(
+    candidates: list[tuple[float, int, int, Box]], sigma: float, threshold: float
+) -> list[tuple[float, int, int, Box]]:
+    """Return candidates in the order of soft-NMS, with the scores that it leaves them."""
+    waiting, kept = list(candidates), []
+    while waiting:
+        waiting.sort(key=lambda c: (-c[0], c[2]))
+        best = waiting.pop(0)
+        if best[0] >= np.float32(threshold):
+            kept.append((float(np.float32(best[0])), *best[1:]))
+        waiting = [
+            (score * math.exp(-(iou(best[3], box) ** 2) / sigma), label, row, box)
+            for score, label, row, box in waiting
+        ]
+    return kept
 
 
 def scene(
@@ -95,6 +117,44 @@ def test_merging_equals_the_slow_reference(
 ) -> None:
     boxes, scores = scene(n, 5, seed=n, per_class=per_class)
     assert_equals_reference(boxes, scores, MergeConfig(vote_threshold=vote_threshold))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(0, 40),
+    per_class=st.booleans(),
+    sigma=st.sampled_from([0.05, 0.2, 0.5, 3.0]),
+    steps=st.sampled_from([0, 6]),
+    vote_threshold=st.sampled_from([None, 0.5]),
+    max_per_class=st.sampled_from([2, 100]),
+    max_detections=st.sampled_from([1, 9, 100]),
+)
+def test_soft_nms_equals_the_slow_reference(
+    seed: int, n: int, per_class: bool, sigma: float, steps: int, **limits: int | float | None
+) -> None:
+    boxes, scores = scene(n, 3, seed, per_class, steps)
+    config = MergeConfig(score_threshold=0.02, soft_sigma=sigma, **limits)
+    expected = reference(boxes, scores, config)
+    found = merge_detections(boxes, scores, config)
+    assert found.labels.tolist() == [label for _, label, *_ in expected]
+    assert found.scores.tolist() == pytest.approx([score for score, *_ in expected], rel=1e-6)
+    truth = torch.tensor([box for *_, box in expected]).reshape(-1, 4)
+    torch.testing.assert_close(found.boxes, truth, rtol=1e-4, atol=1e-3)
+
+
+def test_soft_nms_finds_both_of_two_objects_that_overlap() -> None:
+    boxes = torch.tensor([[0.0, 0, 60, 100], [30, 0, 90, 100], [1, 0, 61, 100]])
+    scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    config = MergeConfig(score_threshold=0.0, vote_threshold=None)
+    plain = merge_detections(boxes, scores, config)
+    soft = merge_detections(boxes, scores, replace(config, soft_sigma=0.2))
+    assert plain.boxes.tolist() == boxes[:1].tolist()
+    assert soft.boxes.tolist() == boxes.tolist()
+    first, second, third = boxes.tolist()
+    overlaps = iou(first, second), iou(first, third), iou(second, third)
+    falls = [math.exp(-(overlap**2) / 0.2) for overlap in overlaps]
+    assert soft.scores.tolist() == pytest.approx([0.9, 0.8 * falls[0], 0.7 * falls[1] * falls[2]])
 
 
 @settings(max_examples=60, deadline=None)
@@ -418,6 +478,7 @@ def test_shapes_that_disagree_are_refused(boxes: tuple[int, ...], scores: tuple[
         {"vote_threshold": -0.1},
         {"max_per_class": 0},
         {"max_detections": 0},
+        {"soft_sigma": 0.0},
     ],
 )
 def test_settings_without_sense_are_refused(setting: dict[str, float]) -> None:

@@ -82,6 +82,16 @@ def test_interrupted_it_ends_with_the_same_weights(workplace, monkeypatch) -> No
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_it_starts_from_an_earlier_one(workplace, monkeypatch, capsys) -> None:
+    given = ("out=on", "start=one/multibox.safetensors", "training.learning_rate=0")
+    assert train_here(monkeypatch, workplace, *given) == 0
+    first, second = (load_file(workplace / n / "multibox.safetensors") for n in ("one", "on"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert train_here(monkeypatch, workplace, *given[:2], "out=other", "multibox.hidden=4") == 2
+    assert "its hidden is 8; set multibox.hidden=8 in place of 4" in capsys.readouterr().err
+
+
 def test_the_form_of_the_first_paper_and_its_crops(workplace, monkeypatch, capsys) -> None:
     given = ("out=whole", "multibox.form=whole", "multibox.crop_scales=[1.0,0.6]")
     given += ("multibox.num_priors=4", "without_classes=[dog]")
