@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_merging_equals_the_slow_reference(
     max_detections=st.sampled_from([1, 9, 100]),
 )
 def test_soft_nms_equals_the_slow_reference(
-    seed: int, n: int, per_class: bool, sigma: float, steps: int, **limits: int | float | None
+    seed: int, n: int, per_class: bool, sigma: float, steps: int, **limits: Any
 ) -> None:
     boxes, scores = scene(n, 3, seed, per_class, steps)
     config = MergeConfig(score_threshold=0.02, soft_sigma=sigma, **limits)
