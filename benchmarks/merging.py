@@ -26,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not t
 from detect.merging import MergeConfig, merge_detections
 
 USUAL = MergeConfig()
+SOFT = MergeConfig(soft_sigma=0.2)
 EVERY = MergeConfig(score_threshold=0.0)  # every box is a candidate of every class
 MORE = MergeConfig(score_threshold=0.0, max_per_class=1500, max_detections=1500)
 ALL = MergeConfig(score_threshold=0.0, max_per_class=100_000, max_detections=100_000)
@@ -45,8 +46,10 @@ class Case(NamedTuple):
 CASES = (
     Case(1300, 20, 8.0, USUAL),
     Case(1300, 20, 4.0, USUAL),
+    Case(1300, 20, 4.0, SOFT),
     Case(1300, 200, 4.0, USUAL),
     Case(1500, 200, 2.0, USUAL),
+    Case(1500, 200, 2.0, SOFT),
     Case(1500, 200, 4.0, EVERY),
     Case(1500, 200, 4.0, MORE),
     Case(1500, 200, 4.0, ALL),
@@ -94,6 +97,7 @@ def measure(case: Case, *, per_class: bool) -> str:
     found = len(merge_detections(boxes, scores, config))
     return (
         f"{case.num_boxes:6} {case.num_classes:8} {case.largest:8.0f} "
+        f"{'soft' if config.soft_sigma else 'NMS':>5} "
         f"{'a class' if per_class else 'shared':>8} {len(rows):11} {limits:>14} {found:6} "
         f"{median(spent):8.2f} {min(spent):8.2f} {median(plain):12.2f}"
     )
@@ -104,8 +108,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
     print(
-        f"{'boxes':>6} {'classes':>8} {'largest':>8} {'boxes are':>8} {'candidates':>11} "
-        f"{'limits':>14} {'found':>6} {'ms':>8} {'best':>8} {'NMS alone':>12}"
+        f"{'boxes':>6} {'classes':>8} {'largest':>8} {'merge':>5} {'boxes are':>8} "
+        f"{'candidates':>11} {'limits':>14} {'found':>6} {'ms':>8} {'best':>8} {'NMS alone':>12}"
     )
     for case in CASES:
         for per_class in (False, True):
