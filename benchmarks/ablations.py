@@ -4,7 +4,8 @@
     python benchmarks/ablations.py VOC_ROOT --heads out/frozen out/svm
 
 Every row differs from the first in one thing. Photos are every n-th of the split, so that any
-number of them is spread over it. `--heads` adds checkpoints of tools/train.py, or the folders they
+number of them is spread over it. `--proposals multibox --max-level 1` compares about
+experiment=fast. `--heads` adds checkpoints of tools/train.py, or the folders they
 lie in. Prints a Markdown table: docs/training.md has one of it.
 """
 
@@ -29,13 +30,16 @@ from detect.data.records import Record
 from detect.data.splits import spread
 from detect.data.voc import VOC_CLASSES, read_voc
 from detect.detections import Detections
-from detect.engine import build_classifier
+from detect.detector import Detector
 from detect.images import read_image
 from detect.merging import MergeConfig, merge_detections
+from detect.multibox_proposals import multibox_proposals
 from detect.scoring import score_voc
-from proposals import SelectiveSearch
+from proposals import Proposer, SelectiveSearch
 from tools.progress import progress
 
+PROPOSALS = ("default", "multibox", "googlenet", "fast", "quality")  # presets but the first two
+FAST_BOXES = 150  # of a MultiBox alone, as in experiment=fast
 GROUPS = ("proposals", "scales", "boxes", "merging", "heads")
 
 
@@ -44,7 +48,8 @@ class Scorer:
     """What gives boxes and scores; variants that share it are computed together."""
 
     checkpoint: Path = BUNDLED
-    preset: str = "googlenet"
+    proposals: str = "default"
+    max_level: float | None = None
     pyramid: tuple[float, ...] | None = None  # None: as trained
     regression: bool = True
 
@@ -62,8 +67,9 @@ class Variant:
 def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -> list[Variant]:
     """Return the rows, the detector as it is first."""
     plain, regressed = MergeConfig(vote_threshold=None), replace(first, regression=False)
+    hard = MergeConfig(nms_threshold=0.3)
     rows = [Variant("", "as it is", first)]
-    rows += [Variant("proposals", p, replace(first, preset=p)) for p in ("fast", "quality")]
+    rows += [Variant("proposals", p, replace(first, proposals=p)) for p in PROPOSALS[1:]]
     for name, pyramid in (
         ("one scale, 600 pixels", (1.0,)),
         ("two scales, 300 and 600", (0.5, 1.0)),
@@ -74,14 +80,20 @@ def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -
     rows += [
         Variant("boxes", "without box regression", regressed),
         Variant("boxes", "without regression and voting", regressed, plain),
-        Variant("merging", "NMS alone, no voting", first, plain),
+        Variant("merging", "without voting", first, plain),
+        Variant("merging", "NMS and voting", first, hard),
+        Variant("merging", "NMS alone", first, replace(hard, vote_threshold=None)),
         *(
-            Variant("merging", f"NMS at {t}", first, MergeConfig(nms_threshold=t))
-            for t in (0.4, 0.5)
+            Variant("merging", f"NMS at {t} and voting", first, replace(hard, nms_threshold=t))
+            for t in (0.2, 0.4, 0.5)
+        ),
+        *(
+            Variant("merging", f"sigma {s}", first, MergeConfig(soft_sigma=s))
+            for s in (0.1, 0.3, 0.5)
         ),
         *(
             Variant("merging", f"voting from IoU {t}", first, MergeConfig(vote_threshold=t))
-            for t in (0.4, 0.6, 0.7)
+            for t in (0.4, 0.6)
         ),
     ]
     rows += [Variant("heads", f"{path}", replace(first, checkpoint=path)) for path in heads]
@@ -100,22 +112,31 @@ def load(scorer: Scorer) -> Checkpoint:
     return checkpoint
 
 
+def build(scorer: Scorer) -> Detector:
+    """Make the detector of a scorer."""
+    checkpoint, level = load(scorer), scorer.max_level
+    proposer: Proposer | None = None  # the detector's own choice
+    if scorer.proposals == "multibox":
+        proposer = multibox_proposals(None, checkpoint, max_boxes=FAST_BOXES, max_level=level)
+    elif scorer.proposals != "default":
+        proposer = SelectiveSearch(scorer.proposals, threads=os.cpu_count() or 1)
+    return Detector.load(checkpoint, proposer=proposer, max_level=level)
+
+
 def detect(
     records: Sequence[Record], scorer: Scorer, variants: Sequence[Variant]
 ) -> tuple[list[list[Detections]], float]:
     """Detect on all photos; return each variant's detections, and proposals a photo."""
-    checkpoint = load(scorer)
-    classifier = build_classifier(checkpoint, device=torch.device("cpu"))
-    search = SelectiveSearch(scorer.preset, threads=os.cpu_count() or 1)
+    detector = build(scorer)
     found: list[list[Detections]] = [[] for _ in variants]
     count = 0
     with progress(len(records), "photos") as bar:
         for record in records:
             assert record.path is not None
             image = read_image(record.path)
-            proposals = search(image)
+            proposals = detector.proposer(image)
             count += len(proposals)
-            boxes, scores = classifier.score_regions(image, proposals)
+            boxes, scores = detector.classifier.score_regions(image, proposals)
             for variant, detections in zip(variants, found, strict=True):
                 detections.append(merge_detections(boxes, scores, variant.merge))
             bar.update()
@@ -148,15 +169,16 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--photos", type=int, default=300, help="spread over the split; 0: all")
     parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
+    parser.add_argument("--proposals", default="default", choices=PROPOSALS, help="of all rows")
+    parser.add_argument("--max-level", type=float, help="of the pyramid, of all rows")
     parser.add_argument("--groups", nargs="*", default=GROUPS, choices=GROUPS)
     parser.add_argument("--heads", nargs="*", type=Path, default=[], help="other checkpoints")
     arguments = parser.parse_args()
     keep_freed_memory()
     records = spread(read_voc(arguments.voc, arguments.split), arguments.photos)
     print(f"{describe_machine()}; {len(records)} photos of {arguments.split}\n", flush=True)
-    variants = list_variants(
-        arguments.groups, Scorer(checkpoint=arguments.checkpoint), arguments.heads
-    )
+    first = Scorer(arguments.checkpoint, arguments.proposals, arguments.max_level)
+    variants = list_variants(arguments.groups, first, arguments.heads)
     for line in table(records, variants):
         print(line, flush=True)
 

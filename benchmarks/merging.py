@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -25,11 +26,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not t
 
 from detect.merging import MergeConfig, merge_detections
 
-USUAL = MergeConfig()
-SOFT = MergeConfig(soft_sigma=0.2)
-EVERY = MergeConfig(score_threshold=0.0)  # every box is a candidate of every class
-MORE = MergeConfig(score_threshold=0.0, max_per_class=1500, max_detections=1500)
-ALL = MergeConfig(score_threshold=0.0, max_per_class=100_000, max_detections=100_000)
+SOFT = MergeConfig()
+USUAL = MergeConfig(nms_threshold=0.3)
+EVERY = replace(USUAL, score_threshold=0.0)  # every box is a candidate of every class
+MORE = replace(EVERY, max_per_class=1500, max_detections=1500)
+ALL = replace(EVERY, max_per_class=100_000, max_detections=100_000)
 REPEATS = 15  # and at least as many as fill half a second
 
 
@@ -92,12 +93,12 @@ def measure(case: Case, *, per_class: bool) -> str:
     candidates = boxes[rows, labels] if per_class else boxes[rows]
     chosen = scores[rows, labels]
     spent = times(lambda: merge_detections(boxes, scores, config))
-    plain = times(lambda: batched_nms(candidates, chosen, labels, config.nms_threshold))
+    plain = times(lambda: batched_nms(candidates, chosen, labels, USUAL.nms_threshold or 0.3))
     limits = f"{config.max_per_class}/{config.max_detections}"
     found = len(merge_detections(boxes, scores, config))
     return (
         f"{case.num_boxes:6} {case.num_classes:8} {case.largest:8.0f} "
-        f"{'soft' if config.soft_sigma else 'NMS':>5} "
+        f"{'soft' if config.nms_threshold is None else 'NMS':>5} "
         f"{'a class' if per_class else 'shared':>8} {len(rows):11} {limits:>14} {found:6} "
         f"{median(spent):8.2f} {min(spent):8.2f} {median(plain):12.2f}"
     )

@@ -1,4 +1,4 @@
-"""From scored boxes to detections: NMS per class, box voting and the best of an image."""
+"""From scored boxes to detections: soft-NMS or NMS, box voting and the best of an image."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class MergeConfig:
     """
 
     score_threshold: float = 0.01  # probability; low, as average precision counts weak ones too
-    nms_threshold: float = 0.3  # IoU above which the weaker box of a class goes; R-CNN
+    nms_threshold: float | None = None  # NMS, no soft-NMS: IoU above which boxes go; R-CNN: 0.3
     vote_threshold: float | None = 0.5  # IoU from which boxes vote; Gidaris & Komodakis 2015
     max_per_class: int = 100  # detections an image and class, before voting; R-CNN
     max_detections: int = 100  # detections an image, over all classes; Fast R-CNN
-    soft_sigma: float | None = None  # in place of NMS: scores fall with overlap; soft-NMS, 2017
+    soft_sigma: float = 0.2  # of soft-NMS: the smaller, the more a score falls with overlap
 
     def __post_init__(self) -> None:
         for name in ("nms_threshold", "vote_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is an IoU, 0 to 1: got {value}")
-        if self.soft_sigma is not None and not 0 < self.soft_sigma < math.inf:
+        if not 0 < self.soft_sigma < math.inf:
             raise ValueError(f"soft_sigma must be above 0: got {self.soft_sigma}")
         for name in ("max_per_class", "max_detections"):
             if getattr(self, name) < 1:
@@ -50,13 +50,12 @@ class MergeConfig:
 def merge_detections(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detections:
     """Merge the scored boxes of one image into detections, best first.
 
-    Weak scores are dropped, then each class on its own goes through NMS, then the best of the
-    image are kept and moved by box voting. Voting leaves scores and order alone, so that only
-    the boxes which survive need to be moved. Equal scores are ordered by label, then by the
-    place of the box in the input. On a CPU this is compiled code, made by the first call.
-
-    With ``soft_sigma`` no box is dropped for its overlap: it loses score instead, see
-    ``detect.soft_nms``.
+    Weak scores are dropped, then each class on its own goes through soft-NMS, in which boxes lose
+    score by their overlap with better ones (see ``detect.soft_nms``), or with ``nms_threshold``
+    through NMS. The best of the image are kept and moved by box voting, with the scores as they
+    were. Voting leaves scores and order alone, so that only the boxes which survive need to be
+    moved. Equal scores are ordered by label, then as they were picked, of equal ones by the place
+    of the box in the input. On a CPU this is compiled code, made by the first call.
 
     Args:
         boxes: Half-open ``xyxy`` pixels, shared by all classes, ``[N, 4]``, or one for each
@@ -76,7 +75,7 @@ def merge_detections(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Dete
     boxes, scores = boxes.detach(), scores.detach()
     if boxes.device.type == scores.device.type == "cpu":
         return _merge_compiled(boxes, scores, config)
-    if config.soft_sigma is not None:  # one box after the other, which is no work for a GPU
+    if config.nms_threshold is None:  # one box after the other, which is no work for a GPU
         return _merge_compiled(boxes.cpu(), scores.cpu(), config).to(scores.device)
     return _merge_with_torch(boxes, scores, config)
 
@@ -143,12 +142,12 @@ def _merge_compiled(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detec
     candidates = find_candidates(corners, chosen.contiguous().numpy(), threshold)
     count = len(candidates.rows)
     limits = min(config.max_per_class, count), min(config.max_detections, count)
-    if config.soft_sigma is None:
-        keep = keep_best(corners, candidates, config.nms_threshold, *limits)
-        left = candidates.scores[keep]
-    else:
+    if config.nms_threshold is None:
         least = float(np.float32(config.score_threshold))
         keep, left = keep_softly(corners, candidates, config.soft_sigma, least, *limits)
+    else:
+        keep = keep_best(corners, candidates, config.nms_threshold, *limits)
+        left = candidates.scores[keep]
     labels = np.searchsorted(candidates.starts, keep, side="right") - 1
     if config.vote_threshold is None:
         kept = corners[candidates.rows[keep], labels if boxes.ndim == 3 else 0]
@@ -174,7 +173,8 @@ def _as_corners(boxes: Tensor) -> NDArray[np.floating]:
 
 
 def _merge_with_torch(boxes: Tensor, scores: Tensor, config: MergeConfig) -> Detections:
-    """Do the same with operations on all classes at once, on any device."""
+    """Do the same, with NMS, by operations on all classes at once, on any device."""
+    assert config.nms_threshold is not None
     boxes, scores, labels = _candidates(boxes, scores, config.score_threshold)
     keep = _nms_per_class(boxes, labels, config.nms_threshold)
     keep = keep[_rank_within_label(labels[keep]) < config.max_per_class]

@@ -192,7 +192,7 @@ def detection_claims(
     several = len(checkpoints) > 1
     joined = build_classifier(join_checkpoints(checkpoints), device=cpu) if several else single
     found: dict[str, list[Detections]] = {"plain": [], "full": [], "ensemble": []}
-    plain = MergeConfig(vote_threshold=None)
+    plain, full = MergeConfig(nms_threshold=0.3, vote_threshold=None), MergeConfig()
     for record in records:
         assert record.path is not None
         image = read_image(record.path)
@@ -200,10 +200,10 @@ def detection_claims(
         boxes, scores = single.score_regions(image, proposals)
         unmoved = proposals[:, None].expand_as(boxes)
         found["plain"].append(merge_detections(unmoved, scores, plain))
-        found["full"].append(merge_detections(boxes, scores, MergeConfig()))
+        found["full"].append(merge_detections(boxes, scores, full))
         if several:
             scored = joined.score_regions(image, proposals)
-            found["ensemble"].append(merge_detections(*scored, MergeConfig()))
+            found["ensemble"].append(merge_detections(*scored, full))
         on_done()
     data = f"{len(records)} photos of VOC2007"
     other = "no: 20 VOC classes, not ILSVRC's 200; the differences are what to look at"

@@ -16,6 +16,7 @@ from detect.detections import Detections
 from detect.merging import MergeConfig, merge_detections, vote_boxes
 
 Box = list[float]
+NMS = MergeConfig(nms_threshold=0.3)
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -43,9 +44,9 @@ def reference(
                 candidates.append((score, label, row, box))
         candidates.sort(key=lambda c: (-c[0], c[2]))
         kept: list[tuple[float, int, int, Box]] = []
-        if config.soft_sigma is not None:
+        if config.nms_threshold is None:
             kept = soften(candidates, config.soft_sigma, config.score_threshold)
-        for candidate in candidates if config.soft_sigma is None else []:
+        for candidate in candidates if config.nms_threshold is not None else []:
             if all(iou(candidate[3], other[3]) <= config.nms_threshold for other in kept):
                 kept.append(candidate)
         for score, _, row, box in kept[: config.max_per_class]:
@@ -117,7 +118,7 @@ def test_merging_equals_the_slow_reference(
     n: int, per_class: bool, vote_threshold: float | None
 ) -> None:
     boxes, scores = scene(n, 5, seed=n, per_class=per_class)
-    assert_equals_reference(boxes, scores, MergeConfig(vote_threshold=vote_threshold))
+    assert_equals_reference(boxes, scores, replace(NMS, vote_threshold=vote_threshold))
 
 
 @settings(max_examples=40, deadline=None)
@@ -148,8 +149,8 @@ def test_soft_nms_finds_both_of_two_objects_that_overlap() -> None:
     boxes = torch.tensor([[0.0, 0, 60, 100], [30, 0, 90, 100], [1, 0, 61, 100]])
     scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     config = MergeConfig(score_threshold=0.0, vote_threshold=None)
-    plain = merge_detections(boxes, scores, config)
-    soft = merge_detections(boxes, scores, replace(config, soft_sigma=0.2))
+    plain = merge_detections(boxes, scores, replace(config, nms_threshold=0.3))
+    soft = merge_detections(boxes, scores, config)
     assert plain.boxes.tolist() == boxes[:1].tolist()
     assert soft.boxes.tolist() == boxes.tolist()
     first, second, third = boxes.tolist()
@@ -249,7 +250,7 @@ def test_weak_boxes_are_found_behind_many_strong_ones_in_one_place(max_detection
     scores[500:] = torch.tensor([0.04, 0.02, 0.0])
     scores[200:300] = 0.75  # a tie that the search must not cut
     boxes = torch.cat([strong, apart])
-    assert_equals_reference(boxes, scores, MergeConfig(max_detections=max_detections))
+    assert_equals_reference(boxes, scores, replace(NMS, max_detections=max_detections))
 
 
 def test_voting_in_pieces_equals_the_slow_reference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,12 +260,20 @@ def test_voting_in_pieces_equals_the_slow_reference(monkeypatch: pytest.MonkeyPa
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 10**6), per_class=st.booleans(), steps=st.sampled_from([0, 9]))
-def test_few_detections_are_the_first_of_many(seed: int, per_class: bool, steps: int) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    per_class=st.booleans(),
+    steps=st.sampled_from([0, 9]),
+    nms_threshold=st.sampled_from([None, 0.3]),
+)
+def test_few_detections_are_the_first_of_many(
+    seed: int, per_class: bool, steps: int, nms_threshold: float | None
+) -> None:
     boxes, scores = scene(300, 8, seed, per_class, steps)
-    every = merge_detections(boxes, scores, MergeConfig(0.0, max_detections=10**6))
+    config = MergeConfig(0.0, nms_threshold, max_detections=10**6)
+    every = merge_detections(boxes, scores, config)
     for count in (1, 7, 60, 200):
-        some = merge_detections(boxes, scores, MergeConfig(0.0, max_detections=count))
+        some = merge_detections(boxes, scores, replace(config, max_detections=count))
         assert_same(some, every[:count])
 
 
@@ -312,7 +321,7 @@ def test_voting_keeps_isolated_boxes() -> None:
 def test_voting_moves_a_box_by_the_weight_of_the_scores_and_keeps_its_score() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 4]])  # IoU 1, 0.8, 0.4
     scores = torch.tensor([[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]])
-    found = merge_detections(boxes, scores, MergeConfig())
+    found = merge_detections(boxes, scores, NMS)
     assert found.boxes.tolist() == [[0, 0, 10, 9.5]]  # (0.75 * 10 + 0.25 * 8) / 1
     assert found.scores.tolist() == [0.75]
 
@@ -384,7 +393,7 @@ def test_scores_meet_the_threshold_in_their_own_precision(dtype: torch.dtype) ->
     scores = torch.stack([threshold, below.to(dtype)])[:, None].expand(2, 2)
     boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 29, 29]])
     for merge in (merge_detections, merging._merge_with_torch):
-        assert merge(boxes, scores, MergeConfig(0.01)).boxes.tolist() == [[0, 0, 9, 9]]
+        assert merge(boxes, scores, NMS).boxes.tolist() == [[0, 0, 9, 9]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.uint8])
@@ -410,7 +419,7 @@ def test_minus_zero_scores_as_zero() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]])
     scores = torch.tensor([[-0.0, 0.5], [0.0, 0.5], [-0.0, 0.5]])
     for merge in (merge_detections, merging._merge_with_torch):
-        found = merge(boxes, scores, MergeConfig(score_threshold=0.0))
+        found = merge(boxes, scores, replace(NMS, score_threshold=0.0))
         assert found.boxes[:, 0].tolist() == [0, 20, 40]
 
 
@@ -441,14 +450,14 @@ def test_boxes_that_are_not_finite_matter_for_candidates_only(per_class: bool) -
 def test_finite_values_with_an_endless_sum_are_accepted() -> None:
     boxes = torch.tensor([[0.0, 0, 3e38, 3e38], [1e38, 1e38, 3e38, 3e38]])
     scores = torch.tensor([[3e38, 3e38], [2e38, 3e38]])
-    found = merge_detections(boxes, scores, MergeConfig(vote_threshold=None))
+    found = merge_detections(boxes, scores, replace(NMS, vote_threshold=None))
     assert torch.equal(found.boxes, boxes[:1])  # IoU 4 / 9
 
 
 def test_boxes_too_large_for_an_area_stay() -> None:
     boxes = torch.tensor([[0.0, 0, 1e200, 1e200]], dtype=torch.float64)
     for merge in (merge_detections, merging._merge_with_torch):
-        assert len(merge(boxes, torch.ones(1, 2), MergeConfig())) == 1
+        assert len(merge(boxes, torch.ones(1, 2), NMS)) == 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -493,7 +502,11 @@ def test_settings_without_sense_are_refused(setting: dict[str, float]) -> None:
 @pytest.mark.parametrize("per_class", [False, True])
 def test_the_gpu_gives_the_detections_of_the_cpu(n: int, per_class: bool) -> None:
     boxes, scores = scene(n, 20, seed=n, per_class=per_class, steps=50)
-    for config in (MergeConfig(), MergeConfig(0.0, max_per_class=10**6, max_detections=10**6)):
+    for config in (
+        NMS,
+        MergeConfig(),
+        MergeConfig(0.0, 0.3, max_per_class=10**6, max_detections=10**6),
+    ):
         found = merge_detections(boxes.cuda(), scores.cuda(), config)
         assert found.boxes.is_cuda
         assert_same(found.to("cpu"), merge_detections(boxes, scores, config))

@@ -264,6 +264,6 @@ def test_wrong_requests_end_with_one_line(
 def test_help_names_settings_and_exit_statuses(tmp_path, run) -> None:
     done = run([sys.executable, str(ROOT / "tools" / "detect.py"), "--help"])
     assert done.status == 0
-    for part in ("usage:", "Exit status", "merge.nms_threshold=0.3", "overwrite"):
+    for part in ("usage:", "Exit status", "merge.soft_sigma=0.2", "overwrite"):
         assert part in done.out
     assert not os.listdir(tmp_path)
