@@ -189,7 +189,7 @@ def measure_stages(
         classifier: Of either mode.
         image: RGB uint8, ``[3, H, W]``.
         boxes: Regions, on the CPU, ``[N, 4]``.
-        merge: Settings of NMS and voting.
+        merge: Settings of soft-NMS or NMS, and of voting.
         timer: Receives the times.
     """
     batches, device = classifier.batches, timer.device

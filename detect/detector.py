@@ -98,7 +98,7 @@ class Detector:
             regions: ``shared`` (one trunk pass an image) or ``crops``; by default as trained.
             max_level: Of a shared trunk's pyramid; larger levels are left out. By default none is.
             proposer: By default the paper's: see ``detect.multibox_proposals.default_proposals``.
-            merge: Settings of NMS and voting.
+            merge: Settings of soft-NMS or NMS, and of voting.
             augmentation: Views of an image that are averaged; by default it alone.
             device: By default a CUDA device where there is one.
             precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 where hardware multiplies it.
