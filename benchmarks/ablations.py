@@ -4,9 +4,10 @@
     python benchmarks/ablations.py VOC_ROOT --heads out/frozen out/svm
 
 Every row differs from the first in one thing. Photos are every n-th of the split, so that any
-number of them is spread over it. `--proposals multibox --max-level 1` compares about
-experiment=fast. `--heads` adds checkpoints of tools/train.py, or the folders they
-lie in. Prints a Markdown table: docs/training.md has one of it.
+number of them is spread over it. `experiment=fast` and other settings of tools/detect.py hold for
+all rows. `--heads` adds checkpoints of tools/train.py, or the folders they lie in; give
+`proposer=superpixels_x2` then, as another trunk has no MultiBox. Prints a Markdown table:
+docs/training.md has a part of it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from benchmarks.machine import describe_machine
 from detect.allocator import keep_freed_memory
 from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from detect.config import build, load_config, split_arguments
 from detect.data.records import Record
 from detect.data.splits import spread
 from detect.data.voc import VOC_CLASSES, read_voc
@@ -33,13 +35,10 @@ from detect.detections import Detections
 from detect.detector import Detector
 from detect.images import read_image
 from detect.merging import MergeConfig, merge_detections
-from detect.multibox_proposals import multibox_proposals
 from detect.scoring import score_voc
-from proposals import Proposer, SelectiveSearch
+from detect.settings import DetectConfig
 from tools.progress import progress
 
-PROPOSALS = ("default", "multibox", "googlenet", "fast", "quality")  # presets but the first two
-FAST_BOXES = 150  # of a MultiBox alone, as in experiment=fast
 GROUPS = ("proposals", "scales", "boxes", "merging", "heads")
 
 
@@ -47,9 +46,8 @@ GROUPS = ("proposals", "scales", "boxes", "merging", "heads")
 class Scorer:
     """What gives boxes and scores; variants that share it are computed together."""
 
+    settings: tuple[str, ...] = ()  # of tools/detect.py
     checkpoint: Path = BUNDLED
-    proposals: str = "default"
-    max_level: float | None = None
     pyramid: tuple[float, ...] | None = None  # None: as trained
     regression: bool = True
 
@@ -69,7 +67,10 @@ def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -
     plain, regressed = MergeConfig(vote_threshold=None), replace(first, regression=False)
     hard = MergeConfig(nms_threshold=0.3)
     rows = [Variant("", "as it is", first)]
-    rows += [Variant("proposals", p, replace(first, proposals=p)) for p in PROPOSALS[1:]]
+    others = [setting for setting in first.settings if not setting.startswith("proposer=")]
+    for name in ("googlenet", "superpixels_x2", "fast", "quality"):
+        chosen = (*others, f"proposer={name}")
+        rows.append(Variant("proposals", name, replace(first, settings=chosen)))
     for name, pyramid in (
         ("one scale, 600 pixels", (1.0,)),
         ("two scales, 300 and 600", (0.5, 1.0)),
@@ -96,14 +97,15 @@ def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -
             for t in (0.4, 0.6)
         ),
     ]
-    rows += [Variant("heads", f"{path}", replace(first, checkpoint=path)) for path in heads]
+    for path in heads:
+        file = path / "checkpoint.safetensors" if path.is_dir() else path
+        rows.append(Variant("heads", f"{path}", replace(first, checkpoint=file)))
     return [row for row in rows if row.group in ("", *groups)]
 
 
 def load(scorer: Scorer) -> Checkpoint:
     """Load a scorer's checkpoint with what was changed in it."""
-    path = scorer.checkpoint
-    checkpoint = load_checkpoint(path / "checkpoint.safetensors" if path.is_dir() else path)
+    checkpoint = load_checkpoint(scorer.checkpoint)
     if scorer.pyramid is not None:
         checkpoint.shared.pyramid = list(scorer.pyramid)
     if not scorer.regression:
@@ -112,22 +114,19 @@ def load(scorer: Scorer) -> Checkpoint:
     return checkpoint
 
 
-def build(scorer: Scorer) -> Detector:
+def build_scorer(scorer: Scorer) -> Detector:
     """Make the detector of a scorer."""
-    checkpoint, level = load(scorer), scorer.max_level
-    proposer: Proposer | None = None  # the detector's own choice
-    if scorer.proposals == "multibox":
-        proposer = multibox_proposals(None, checkpoint, max_boxes=FAST_BOXES, max_level=level)
-    elif scorer.proposals != "default":
-        proposer = SelectiveSearch(scorer.proposals, threads=os.cpu_count() or 1)
-    return Detector.load(checkpoint, proposer=proposer, max_level=level)
+    settings, _ = load_config("detect", [*scorer.settings, f"checkpoint={scorer.checkpoint}"])
+    assert isinstance(settings, DetectConfig)
+    proposer = build("proposer", settings.proposer)
+    return Detector.load(load(scorer), proposer=proposer, max_level=settings.max_level)
 
 
 def detect(
     records: Sequence[Record], scorer: Scorer, variants: Sequence[Variant]
 ) -> tuple[list[list[Detections]], float]:
     """Detect on all photos; return each variant's detections, and proposals a photo."""
-    detector = build(scorer)
+    detector = build_scorer(scorer)
     found: list[list[Detections]] = [[] for _ in variants]
     count = 0
     with progress(len(records), "photos") as bar:
@@ -163,21 +162,22 @@ def table(records: Sequence[Record], variants: Sequence[Variant]) -> Iterator[st
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__,
+        epilog="name=value: experiment, proposer, multibox and max_level of tools/detect.py",
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("voc", type=Path, help="folder of VOC2007")
     parser.add_argument("--split", default="val")
     parser.add_argument("--photos", type=int, default=300, help="spread over the split; 0: all")
     parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
-    parser.add_argument("--proposals", default="default", choices=PROPOSALS, help="of all rows")
-    parser.add_argument("--max-level", type=float, help="of the pyramid, of all rows")
     parser.add_argument("--groups", nargs="*", default=GROUPS, choices=GROUPS)
     parser.add_argument("--heads", nargs="*", type=Path, default=[], help="other checkpoints")
-    arguments = parser.parse_args()
+    own, settings = split_arguments(sys.argv[1:])
+    arguments = parser.parse_args(own)
     keep_freed_memory()
     records = spread(read_voc(arguments.voc, arguments.split), arguments.photos)
     print(f"{describe_machine()}; {len(records)} photos of {arguments.split}\n", flush=True)
-    first = Scorer(arguments.checkpoint, arguments.proposals, arguments.max_level)
+    first = Scorer(tuple(settings), arguments.checkpoint)
     variants = list_variants(arguments.groups, first, arguments.heads)
     for line in table(records, variants):
         print(line, flush=True)

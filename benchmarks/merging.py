@@ -26,8 +26,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the packages, not t
 
 from detect.merging import MergeConfig, merge_detections
 
+NMS_THRESHOLD = 0.3
 SOFT = MergeConfig()
-USUAL = MergeConfig(nms_threshold=0.3)
+USUAL = MergeConfig(nms_threshold=NMS_THRESHOLD)
 EVERY = replace(USUAL, score_threshold=0.0)  # every box is a candidate of every class
 MORE = replace(EVERY, max_per_class=1500, max_detections=1500)
 ALL = replace(EVERY, max_per_class=100_000, max_detections=100_000)
@@ -93,7 +94,7 @@ def measure(case: Case, *, per_class: bool) -> str:
     candidates = boxes[rows, labels] if per_class else boxes[rows]
     chosen = scores[rows, labels]
     spent = times(lambda: merge_detections(boxes, scores, config))
-    plain = times(lambda: batched_nms(candidates, chosen, labels, USUAL.nms_threshold or 0.3))
+    plain = times(lambda: batched_nms(candidates, chosen, labels, NMS_THRESHOLD))
     limits = f"{config.max_per_class}/{config.max_detections}"
     found = len(merge_detections(boxes, scores, config))
     return (

@@ -192,7 +192,8 @@ def detection_claims(
     several = len(checkpoints) > 1
     joined = build_classifier(join_checkpoints(checkpoints), device=cpu) if several else single
     found: dict[str, list[Detections]] = {"plain": [], "full": [], "ensemble": []}
-    plain, full = MergeConfig(nms_threshold=0.3, vote_threshold=None), MergeConfig()
+    full = MergeConfig(nms_threshold=0.3)
+    plain = replace(full, vote_threshold=None)
     for record in records:
         assert record.path is not None
         image = read_image(record.path)
