@@ -1,4 +1,4 @@
-"""What each choice is worth in mAP: proposals, scales, box regression, voting, heads, training.
+"""What each choice is worth in mAP: rejection, proposals, scales, regression, merging, heads.
 
     python benchmarks/ablations.py VOC_ROOT [--photos 300] [--groups proposals merging]
     python benchmarks/ablations.py VOC_ROOT --heads out/frozen out/svm
@@ -39,7 +39,7 @@ from detect.scoring import score_voc
 from detect.settings import DetectConfig
 from tools.progress import progress
 
-GROUPS = ("proposals", "scales", "boxes", "merging", "heads")
+GROUPS = ("rejection", "proposals", "scales", "boxes", "merging", "heads")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -
     plain, regressed = MergeConfig(vote_threshold=None), replace(first, regression=False)
     hard = MergeConfig(nms_threshold=0.3)
     rows = [Variant("", "as it is", first)]
+    for threshold in (0, 0.01, 0.1):
+        chosen = (*first.settings, f"rejection_threshold={threshold}")
+        rows.append(Variant("rejection", f"from {threshold}", replace(first, settings=chosen)))
     others = [setting for setting in first.settings if not setting.startswith("proposer=")]
     for name in ("googlenet", "superpixels_x2", "fast", "quality"):
         chosen = (*others, f"proposer={name}")
@@ -119,13 +122,18 @@ def build_scorer(scorer: Scorer) -> Detector:
     settings, _ = load_config("detect", [*scorer.settings, f"checkpoint={scorer.checkpoint}"])
     assert isinstance(settings, DetectConfig)
     proposer = build("proposer", settings.proposer)
-    return Detector.load(load(scorer), proposer=proposer, max_level=settings.max_level)
+    return Detector.load(
+        load(scorer),
+        proposer=proposer,
+        max_level=settings.max_level,
+        rejection_threshold=settings.rejection_threshold,
+    )
 
 
 def detect(
     records: Sequence[Record], scorer: Scorer, variants: Sequence[Variant]
 ) -> tuple[list[list[Detections]], float]:
-    """Detect on all photos; return each variant's detections, and proposals a photo."""
+    """Detect on all photos; return each variant's detections, and regions scored a photo."""
     detector = build_scorer(scorer)
     found: list[list[Detections]] = [[] for _ in variants]
     count = 0
@@ -133,7 +141,7 @@ def detect(
         for record in records:
             assert record.path is not None
             image = read_image(record.path)
-            proposals = detector.proposer(image)
+            proposals = detector.rejection(image, detector.proposer(image))
             count += len(proposals)
             boxes, scores = detector.classifier.score_regions(image, proposals)
             for variant, detections in zip(variants, found, strict=True):
@@ -144,7 +152,7 @@ def detect(
 
 def table(records: Sequence[Record], variants: Sequence[Variant]) -> Iterator[str]:
     """Yield the table line by line; a row appears when it is known."""
-    yield "| what differs | | proposals a photo | mAP | change |"
+    yield "| what differs | | regions scored a photo | mAP | change |"
     yield "|---|---|---|---|---|"
     first: float | None = None
     for scorer in dict.fromkeys(variant.scorer for variant in variants):
@@ -163,7 +171,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="name=value: experiment, proposer, multibox and max_level of tools/detect.py",
+        epilog="name=value: experiment, proposer, multibox, max_level and rejection_threshold of "
+        "tools/detect.py",
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("voc", type=Path, help="folder of VOC2007")

@@ -21,6 +21,7 @@ from detect.files import write_atomically
 from detect.googlenet import GoogLeNet, Layout, Preprocessing
 from detect.heads import RegionHead
 from detect.precision import PrecisionCheck
+from detect.rejection import RejectionNetwork
 from detect.shared_geometry import SharedTrunkConfig
 
 VERSION = 2  # 1 knows neither the pyramid of a shared trunk nor sigmoid
@@ -41,6 +42,7 @@ class Checkpoint:
         shared: Scales of the shared maps and context of the regions.
         training: Data and recipe, for the record.
         precision_check: What bfloat16 does to the scores of real regions, where it was measured.
+        rejection: What tells regions of a shared trunk that need no scoring, where it was trained.
     """
 
     network: GoogLeNet
@@ -51,6 +53,7 @@ class Checkpoint:
     shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
     training: dict[str, Any] = field(default_factory=dict)
     precision_check: PrecisionCheck | None = None
+    rejection: RejectionNetwork | None = None
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -67,7 +70,11 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "precision_check": checkpoint.precision_check and asdict(checkpoint.precision_check),
     }
     tensors: dict[str, Tensor] = {}
-    for part, module in (("network", checkpoint.network), ("head", checkpoint.head)):
+    parts = {"network": checkpoint.network, "head": checkpoint.head}
+    if checkpoint.rejection is not None:
+        settings["rejection"] = {"hidden": checkpoint.rejection.hidden.out_features}
+        parts["rejection"] = checkpoint.rejection
+    for part, module in parts.items():
         for key, tensor in module.state_dict().items():
             if key.startswith("aux"):  # of use in training alone
                 continue
@@ -106,7 +113,10 @@ def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
     network = GoogLeNet(0, layout=layout)
     activation = settings.get("activation", "softmax")  # not in files of version 1
     head = RegionHead(len(settings["class_names"]), activation)
-    for part, module in (("network.", network), ("head.", head)):
+    known = settings.get("rejection")  # not in the first files
+    rejection = known and RejectionNetwork(len(settings["class_names"]), known["hidden"])
+    modules = {"network.": network, "head.": head} | ({"rejection.": rejection} if known else {})
+    for part, module in modules.items():
         own = {k[len(part) :]: _widen(v) for k, v in tensors.items() if k.startswith(part)}
         try:
             module.load_state_dict(own)
@@ -124,6 +134,7 @@ def load_checkpoint(path: str | Path = BUNDLED) -> Checkpoint:
         _shared_settings(path, settings["shared"]),
         settings["training"],
         check and PrecisionCheck(**check),
+        rejection,
     )
 
 

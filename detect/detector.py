@@ -21,6 +21,7 @@ from detect.images import as_image
 from detect.merging import MergeConfig, merge_detections
 from detect.multibox_proposals import default_proposals, share_trunk
 from detect.multibox_trunk import trunk_digest
+from detect.rejection import REJECTION_THRESHOLD, check_threshold, make_rejection
 from proposals import Proposer
 
 
@@ -33,6 +34,7 @@ class Detector:
         class_names: Name of each class, without background.
         merge: How scored boxes become detections.
         device: Where the classifier computes.
+        rejection: Chooses those of an image's candidates that are worth scoring; by default all.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Detector:
         class_names: tuple[str, ...],
         merge: MergeConfig | None = None,
         device: torch.device | str = "cpu",
+        rejection: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.proposer = proposer
         self.classifier = classifier
         self.class_names = class_names
         self.merge = merge or MergeConfig()
         self.device = torch.device(device)
+        self.rejection = rejection or (lambda _, boxes: boxes)
 
     def __call__(
         self,
@@ -68,6 +72,8 @@ class Detector:
         image = as_image(image)
         with clock("propose"):
             proposals = self.proposer(image)  # [N, 4]
+        with clock("reject"):
+            proposals = self.rejection(image, proposals)
         with clock("classify"):
             boxes, scores = self.classifier.score_regions(image, proposals)  # [N, C, 4], [N, C + 1]
         with clock("merge"):
@@ -84,6 +90,7 @@ class Detector:
         proposer: Proposer | None = None,
         merge: MergeConfig | None = None,
         augmentation: AugmentConfig | None = None,
+        rejection_threshold: float = REJECTION_THRESHOLD,
         device: str | torch.device | None = None,
         precision: str = "auto",
         backend: str = "torch",
@@ -100,6 +107,8 @@ class Detector:
             proposer: By default the paper's: see ``detect.multibox_proposals.default_proposals``.
             merge: Settings of soft-NMS or NMS, and of voting.
             augmentation: Views of an image that are averaged; by default it alone.
+            rejection_threshold: Foreground probability at first sight below which a proposal is not
+                scored, where the checkpoint can tell it; see ``detect.rejection``.
             device: By default a CUDA device where there is one.
             precision: ``float32``, ``bfloat16`` or ``auto``: bfloat16 where hardware multiplies it.
             backend: ``torch``, or ``onnxruntime``: on the CPU, in float32, see docs/export.md.
@@ -109,6 +118,7 @@ class Detector:
         Raises:
             ValueError: If the checkpoint cannot be used, or an argument is none of its choices.
         """
+        check_threshold(rejection_threshold)
         sources = _sources(checkpoint)
         if backend == "onnxruntime":
             if device not in (None, "cpu", torch.device("cpu")):
@@ -134,8 +144,15 @@ class Detector:
             compiled=compiled,
         )
         proposer = share_trunk(proposer, classifier, trunk_digest(joined.network, "grid"))
-        classifier = augment(classifier, augmentation or AugmentConfig())
-        return cls(proposer, classifier, class_names=joined.class_names, merge=merge, device=place)
+        rejection = make_rejection(joined.rejection, classifier, rejection_threshold)
+        return cls(
+            proposer,
+            augment(classifier, augmentation or AugmentConfig()),
+            class_names=joined.class_names,
+            merge=merge,
+            device=place,
+            rejection=rejection,
+        )
 
 
 def _sources(

@@ -83,6 +83,19 @@ class RegionBatches:
         moved, scores = fetch(moved, scores)
         return moved, scores
 
+    def apply(self, function: Callable[[Tensor], Tensor], regions: Tensor) -> Tensor:
+        """Apply a function to regions ``[N, ...]`` batch by batch; return its results on the CPU.
+
+        Args:
+            function: Returns a row for every region, ``[n, ...]``, and needs no more memory than
+                scoring does.
+            regions: What it takes.
+        """
+        parts = regions.split(self.batch_size)
+        if self.device.type == "cpu":
+            return torch.cat(self.workers.map(function, parts))
+        return torch.cat([function(part) for part in parts]).cpu()
+
     def _score_on_gpu(
         self, regions: Tensor, cut: Callable[[Tensor], Tensor]
     ) -> list[tuple[Tensor, Tensor]]:

@@ -31,7 +31,7 @@ from proposals.proposer import check_threads
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("read", "propose", "classify", "merge", "draw")
+STAGES = ("read", "propose", "reject", "classify", "merge", "draw")
 _FRAME = "#{:06d}"  # what a frame's name has behind its video's
 _DRAWN = ".drawn.jpg"  # what the drawn copy of anything but a .jpg has behind its name
 

@@ -13,6 +13,7 @@ from detect.detector import Detector
 from detect.files import split_paths
 from detect.merging import MergeConfig
 from detect.onnx_files import DESCRIPTION
+from detect.rejection import REJECTION_THRESHOLD
 from proposals.proposer import Proposer, proposer_settings
 
 
@@ -28,6 +29,7 @@ class DetectConfig:
     multibox: str | None = None  # of tools/train_multibox.py; by default the bundled one
     merge: MergeConfig = field(default_factory=MergeConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # views that are averaged
+    rejection_threshold: float = REJECTION_THRESHOLD  # at first sight, to be scored; 0: all are
     device: str | None = None  # cpu, cuda, cuda:1; by default a GPU where there is one
     precision: str = "auto"  # auto, float32 or bfloat16; auto: bfloat16 where hardware has it
     backend: str = "torch"  # torch, or onnxruntime: on the CPU in float32, needs the extra [onnx]
@@ -86,6 +88,7 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
         proposer=build("proposer", settings.proposer),
         merge=settings.merge,
         augmentation=settings.augment,
+        rejection_threshold=settings.rejection_threshold,
         device=settings.device,
         precision=settings.precision,
         backend=settings.backend,
@@ -121,6 +124,7 @@ def decisive_settings(
         "max_level",
         "merge",
         "augment",
+        "rejection_threshold",
         "device",
         "precision",
         "backend",

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -141,17 +142,40 @@ class SharedTrunkClassifier(nn.Module):
     def score_regions(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Classify regions of an RGB uint8 image: see ``detect.engine.Classifier``."""
         size = (image.shape[-2], image.shape[-1])
-        regions, places = place_regions(boxes, size, self.trunk.config)
-        maps = self.image_maps(image, [level for level, _ in split_levels(regions)])
-        moved, scores = self.batches.score(
-            boxes[places],
-            lambda part: self.trunk.pyramid_regions(maps, part),
-            size,
-            regions=regions,
-        )
+        regions, places, cut = self._place(image, boxes)
+        moved, scores = self.batches.score(boxes[places], cut, size, regions=regions)
         self._known.forget()
         back = places.argsort()
         return moved[back], scores[back]
+
+    @torch.inference_mode()
+    def on_regions(
+        self, image: Tensor, boxes: Tensor, compute: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Apply a function to what inception 5 would take of regions, batch by batch.
+
+        The image's maps stay known to the calling thread.
+
+        Args:
+            image: RGB, uint8 ``[3, H, W]``.
+            boxes: Regions, ``[N, 4]``.
+            compute: Takes ``[n, 832, 7, 7]`` and returns ``[n, ...]``.
+
+        Returns:
+            What it returned of every region, on the CPU, ``[N, ...]``.
+        """
+        regions, places, cut = self._place(image, boxes)
+        results = self.batches.apply(lambda part: compute(cut(part)), regions)
+        return results[places.argsort()]
+
+    def _place(
+        self, image: Tensor, boxes: Tensor
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Return what ``place_regions`` does, and what pools such regions from the image's maps."""
+        size = (image.shape[-2], image.shape[-1])
+        regions, places = place_regions(boxes, size, self.trunk.config)
+        maps = self.image_maps(image, [level for level, _ in split_levels(regions)])
+        return regions, places, partial(self.trunk.pyramid_regions, maps)
 
     @torch.inference_mode()
     def image_maps(self, image: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:

@@ -9,16 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detect.checkpoint import load_checkpoint, save_checkpoint
+from detect.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from detect.data.records import Record
+from detect.data.splits import spread
 from detect.detections import Detections
+from detect.devices import choose_device
 from detect.engine import check_precision
 from detect.images import read_image
 from detect.precision import computes_bfloat16
+from detect.rejection_training import train_rejection
 from detect.scoring import Scores
 from detect.train_data import TrainingData, TrainingRun
 from detect.training_report import TrainingExample, choose_examples, write_training_report
 from detect.validation import Validator
-from detect.workers import available_cores
+from detect.workers import CoreWorkers, available_cores
 
 _CHECKED_PHOTOS, _CHECKED_REGIONS = 16, 100  # that bfloat16 is compared with float32 on
 _EXAMPLES = 12
@@ -52,6 +56,8 @@ def finish(
         found: What the best checkpoint detects on the validator's photos, where that is known.
     """
     best = load_checkpoint(run.checkpoint_path)
+    if best.regions == "shared" and best.rejection is None and run.settings.rejection.photos:
+        add_rejection(run, best)
     if best.precision_check is None and computes_bfloat16(torch.device("cpu")):
         best.precision_check = check_precision(best, _some_regions(run.data))
         save_checkpoint(run.checkpoint_path, best)
@@ -69,8 +75,7 @@ def finish(
         run.say(f"best checkpoint: mAP {mean_ap:.3f} on {count} photos")
         of_record = dict(zip([r.name for r in validator.records], found, strict=True))
         for record in choose_examples(validator.records, _EXAMPLES, run.settings.seed):
-            assert record.path is not None
-            image = read_image(record.path)
+            image = _read(record)
             examples.append(TrainingExample(record.name, image, record, of_record[record.name]))
     path = run.out / "report.html"
     write_training_report(
@@ -86,11 +91,33 @@ def finish(
     run.say(f"open {path}")
 
 
+def add_rejection(run: TrainingRun, checkpoint: Checkpoint) -> None:
+    """Train early rejection for a checkpoint and save both; say what it leaves."""
+    settings, photos = run.settings, spread(run.data.train, run.settings.rejection.photos)
+    workers = CoreWorkers(settings.threads)
+    checkpoint.network.to(choose_device(settings.device))
+    with run.progress(len(photos), "photos for early rejection") as bar:
+        checkpoint.rejection, share = train_rejection(
+            checkpoint,
+            ((_read(record), run.data.proposals[record.name]) for record in photos),
+            settings.rejection,
+            seed=settings.seed,
+            workers=workers,
+            on_photo=bar.update,
+        )
+    save_checkpoint(run.checkpoint_path, checkpoint)
+    run.say(f"early rejection: {100 * share:.0f} % of these photos' proposals would be scored")
+
+
 def _some_regions(data: TrainingData) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield image and proposals of some training photos, ``[3, H, W]`` and ``[n, 4]``."""
     for record in data.train[:_CHECKED_PHOTOS]:
-        assert record.path is not None
-        yield read_image(record.path), data.proposals[record.name][:_CHECKED_REGIONS]
+        yield _read(record), data.proposals[record.name][:_CHECKED_REGIONS]
+
+
+def _read(record: Record) -> Tensor:
+    assert record.path is not None
+    return read_image(record.path)
 
 
 def _facts(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect.checkpoint import BUNDLED, Checkpoint, Regions, load_checkpoint
+from detect.checkpoint import BUNDLED, Checkpoint, Regions, load_checkpoint, save_checkpoint
 from detect.data.labelled import LabelledPhotos
 from detect.devices import choose_device
 from detect.distributed import process_group
@@ -21,7 +21,14 @@ from detect.results import write_skipped
 from detect.svm import SVMConfig
 from detect.svm_run import train_svms
 from detect.train_data import TrainingRun, load_training_data
-from detect.train_settings import SoftmaxConfig, TrainConfig, check_settings, recipe_of
+from detect.train_finish import finish, make_validator
+from detect.train_settings import (
+    KeptHead,
+    SoftmaxConfig,
+    TrainConfig,
+    check_settings,
+    recipe_of,
+)
 from proposals import Proposer
 
 
@@ -60,11 +67,16 @@ def run_training(
         )
         recipe = recipe_of(settings, plain) | {"num_photos": len(data.train)}
         run = TrainingRun(settings, recipe, data, group, progress, tell)
-        start = fit_classes(start, data.class_names, settings.seed)
+        if not isinstance(settings.head, KeptHead):
+            start = fit_classes(start, data.class_names, settings.seed)
+        elif start.class_names != data.class_names:
+            raise ValueError(f"head=kept: the detector has other classes: {start.class_names}")
         start.network.to(device)
         start.head.to(device)
         if isinstance(settings.head, SVMConfig):
             train_svms(run, start)
+        elif isinstance(settings.head, KeptHead):
+            keep(run, start)
         else:
             fine_tune(run, start)
         if group.rank == 0:
@@ -72,6 +84,14 @@ def run_training(
             tell(f"checkpoint: {run.checkpoint_path}")
         group.wait()
     return 1 if data.skipped else 0
+
+
+def keep(run: TrainingRun, checkpoint: Checkpoint) -> None:
+    """Train nothing but what is learned at the end of every training."""
+    if run.group.rank == 0:
+        checkpoint.training = {**checkpoint.training, "rejection": run.recipe}
+        save_checkpoint(run.checkpoint_path, checkpoint)
+        finish(run, [], make_validator(run))
 
 
 def load_start(settings: TrainConfig) -> Checkpoint:
@@ -86,8 +106,10 @@ def load_start(settings: TrainConfig) -> Checkpoint:
         if auxiliary:
             raise ValueError("head.auxiliary_weight needs weights=FILE: a checkpoint has none")
         start = load_checkpoint(settings.checkpoint or BUNDLED)
-        start.regions, start.shared = regions, settings.shared
-        start.precision_check = None  # of weights that will be others
+        start.rejection = None
+        if not isinstance(settings.head, KeptHead):
+            start.regions, start.shared = regions, settings.shared
+            start.precision_check = None  # of weights that will be others
         start.network.to(memory_format=torch.channels_last)
         return start
     network = load_imagenet(settings.weights, auxiliary=auxiliary)

@@ -9,6 +9,7 @@ from detect.checkpoint import BUNDLED, file_digest
 from detect.config import MISSING, register
 from detect.merging import MergeConfig
 from detect.region_training import SamplingConfig
+from detect.rejection_training import RejectionConfig
 from detect.ridge import RidgeConfig
 from detect.shared_geometry import SharedTrunkConfig
 from detect.training import TrainingConfig
@@ -33,6 +34,11 @@ class SoftmaxConfig:
 
 
 @dataclass
+class KeptHead:
+    """No training of network and head: those of ``checkpoint`` stay, early rejection is trained."""
+
+
+@dataclass
 class TrainConfig:
     """Settings of tools/train.py."""
 
@@ -46,10 +52,11 @@ class TrainConfig:
     cache: str = "cache"  # folder of proposals, kept between trainings
     regions: str = "shared"  # shared (trunk once a photo) or crops (each region by itself; R-CNN)
     shared: SharedTrunkConfig = field(default_factory=SharedTrunkConfig)
-    head: Any = MISSING  # softmax (fine-tuning, the default) or svm (R-CNN's, on a fixed network)
+    head: Any = MISSING  # softmax (fine-tuning, the default), svm (R-CNN's, network kept) or kept
     ridge: RidgeConfig = field(default_factory=RidgeConfig)  # box regression of head=svm
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    rejection: RejectionConfig = field(default_factory=RejectionConfig)  # early, of shared trunks
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)  # of validation
     seed: int = 0  # of splits, the head's start, the order of photos, sampling and dropout
@@ -77,6 +84,14 @@ def check_settings(settings: TrainConfig) -> None:
         raise ValueError("give either weights=FILE (ImageNet) or checkpoint=FILE, not both")
     if settings.regions not in REGIONS:
         raise ValueError(f"regions={settings.regions}: choose {' or '.join(REGIONS)}")
+    if isinstance(settings.head, KeptHead):
+        if settings.weights is not None:
+            raise ValueError("head=kept needs a trained detector: checkpoint=FILE, not weights")
+        if settings.regions != "shared" or not settings.rejection.photos:
+            raise ValueError(
+                "head=kept trains early rejection alone: it needs regions=shared and "
+                "rejection.photos above 0"
+            )
     auxiliary = isinstance(settings.head, SoftmaxConfig) and settings.head.auxiliary_weight > 0
     if auxiliary and settings.regions == "shared":
         raise ValueError("head.auxiliary_weight needs regions=crops: a map has no such heads")

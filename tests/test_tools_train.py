@@ -270,3 +270,22 @@ def test_members_of_an_ensemble_are_trained_one_after_the_other(
     same = ("--multirun", "seed=3,4", "out=members/same")
     assert train_here(monkeypatch, *QUICK, "report=false", *same) == 2
     assert "out=" in capsys.readouterr().err
+
+
+def test_early_rejection_is_trained_for_a_detector_that_stays(
+    workplace, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(workplace)
+    assert train_here(monkeypatch, *QUICK, "out=before", "rejection.photos=0") == 0
+    start = load_checkpoint(workplace / "before/checkpoint.safetensors")
+    assert start.rejection is None
+    given = ("head=kept", "checkpoint=before/checkpoint.safetensors", "proposer.max_boxes=30")
+    assert train_here(monkeypatch, *given, "rejection.epochs=1", "out=kept") == 0
+    assert "early rejection:" in capsys.readouterr().out
+    made = load_checkpoint(workplace / "kept/checkpoint.safetensors")
+    assert made.rejection is not None
+    assert made.shared == start.shared
+    for key, value in start.network.state_dict().items():
+        assert torch.equal(made.network.state_dict()[key], value), key
+    assert made.training["seed"] == start.training["seed"]
+    assert made.training["rejection"]["rejection"]["epochs"] == 1
