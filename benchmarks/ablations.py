@@ -77,6 +77,7 @@ def list_variants(groups: Sequence[str], first: Scorer, heads: Sequence[Path]) -
     for name, pyramid in (
         ("one scale, 600 pixels", (1.0,)),
         ("two scales, 300 and 600", (0.5, 1.0)),
+        ("three scales, an octave apart", (0.3536, 0.7071, 1.4142)),
         ("without the largest", (0.3536, 0.5, 0.7071, 1.0)),
         ("without the smallest", (0.5, 0.7071, 1.0, 1.4142)),
     ):

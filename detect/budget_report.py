@@ -28,9 +28,10 @@ def format_budget(run: BudgetRun, *, layers: bool) -> str:
     height, width = run.image_size
     budget = run.budget
     threads = f", threads={run.threads}" if run.device == "cpu" else ""
+    rejected = f" scored, {run.rejected} rejected at first sight" if run.rejected else ""
     lines = [
         f"{run.checkpoint}: {run.layout} layout, {run.classes} classes; image {height} x {width}, "
-        f"{budget.proposals} proposals; {run.precision} on {run.device}{threads}",
+        f"{budget.proposals} proposals{rejected}; {run.precision} on {run.device}{threads}",
         *_format_counts(budget),
         *_format_bytes(budget.bytes),
     ]
@@ -125,6 +126,7 @@ def to_json(run: BudgetRun, *, layers: bool) -> str:
         "classes": run.classes,
         "image_size": list(run.image_size),
         "proposals": budget.proposals,
+        "rejected": run.rejected,
         "precision": run.precision,
         "device": run.device,
         "threads": run.threads,

@@ -25,6 +25,7 @@ from detect.detector import Detector
 from detect.engine import BATCH_SIZES, GPU_BATCH_SIZE
 from detect.googlenet import GoogLeNet
 from detect.images import read_image
+from detect.rejection import Rejection
 from detect.shared_geometry import region_levels
 from detect.shared_trunk import SharedTrunkClassifier
 
@@ -68,7 +69,8 @@ class BudgetRun:
         precision: In which the network really computes.
         device: Where.
         threads: Workers, on a CPU.
-        budget: What was counted.
+        rejected: Proposals of the photo that are not scored: see ``detect.rejection``.
+        budget: What was counted, of those that are.
         measured: By mode; empty where nothing was asked for.
     """
 
@@ -79,6 +81,7 @@ class BudgetRun:
     precision: str
     device: str
     threads: int
+    rejected: int
     budget: Budget
     measured: dict[str, Measured]
 
@@ -102,7 +105,9 @@ def run_budget(settings: BudgetConfig) -> BudgetRun:
     photo = Path(settings.proposals) if count is None else None
     image = read_image(photo) if photo else _make_image(settings.height, settings.width)
     size = (image.shape[-2], image.shape[-1])
-    boxes = detector.proposer(image) if count is None else make_boxes(count, size)
+    proposals = detector.proposer(image) if count is None else make_boxes(count, size)
+    boxes = detector.rejection(image, proposals) if count is None else proposals
+    levels = region_levels(proposals, size, checkpoint.shared).unique().tolist() or [0]
     return BudgetRun(
         checkpoint=path.name,
         layout=network.layout,
@@ -111,16 +116,17 @@ def run_budget(settings: BudgetConfig) -> BudgetRun:
         precision=str(network.dtype).removeprefix("torch."),
         device=str(detector.device),
         threads=classifier.batches.workers.threads,
+        rejected=len(proposals) - len(boxes),
         budget=count_budget(
             checkpoint,
             image_size=size,
             proposals=len(boxes),
             dtype=network.dtype,
             batch_sizes=_batch_sizes(detector.device),
-            levels=region_levels(boxes, size, checkpoint.shared).unique().tolist() or [0],
+            levels=levels,
         ),
         measured={
-            mode: _measure(detectors[mode], image, boxes, photo, settings.repeats)
+            mode: _measure(detectors[mode], image, boxes, photo, levels, settings.repeats)
             for mode in (modes if settings.measure else ())
         },
     )
@@ -174,7 +180,12 @@ def make_boxes(count: int, image_size: tuple[int, int]) -> Tensor:
 
 
 def _measure(
-    detector: Detector, image: Tensor, boxes: Tensor, photo: Path | None, repeats: int
+    detector: Detector,
+    image: Tensor,
+    boxes: Tensor,
+    photo: Path | None,
+    levels: Sequence[int],
+    repeats: int,
 ) -> Measured:
     classifier, device = _narrow(detector), detector.device
     workers = classifier.batches.workers
@@ -188,8 +199,14 @@ def _measure(
         if photo:
             with timer("read"):
                 image = read_image(photo)
+            if isinstance(classifier, SharedTrunkClassifier):  # a MultiBox may read its maps
+                with timer("trunk", workers=workers.threads if device.type == "cpu" else 1):
+                    classifier.image_maps(image, levels)
             with timer("propose"):
                 boxes = detector.proposer(image)
+            if isinstance(detector.rejection, Rejection):
+                with timer("reject"):
+                    boxes = detector.rejection(image, boxes)
         measure_stages(classifier, image, boxes, merge=detector.merge, timer=timer)
         timers.append(timer)
     threads = workers.threads if device.type == "cpu" else 1

@@ -9,6 +9,8 @@ boosted, one at each of several layers; this is one network of two layers, behin
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,7 +68,7 @@ class Rejection:
         classifier: SharedTrunkClassifier,
         threshold: float = REJECTION_THRESHOLD,
     ) -> None:
-        self.network = network.to(classifier.batches.device).eval()
+        self.network = copy.deepcopy(network).to(classifier.batches.device).eval()
         self.classifier, self.threshold = classifier, threshold
 
     def __call__(self, image: Tensor, boxes: Tensor) -> Tensor:

@@ -72,8 +72,10 @@ def test_detectors_alone_and_together(record: Record, random_checkpoint: Path) -
     single = detection_claims([record], [one], search, lambda: None)
     both = detection_claims([record], [one, replace(one)], search, lambda: None)
     assert [claim.paper for claim in single] == ["38.02 %", "-"]
-    assert [claim.paper for claim in both] == ["38.02 %", "-", "43.9 % (6)"]
+    assert [claim.paper for claim in both] == ["38.02 %", "-", "43.9 % (6)", "+3.9 % (6)"]
     assert both[2].ours == both[1].ours  # of the same network twice
+    assert both[3].ours in ("+0.0 %", "-0.0 %")
+    assert f"mean {both[1].ours}" in both[3].note
 
 
 def test_items_are_spread() -> None:

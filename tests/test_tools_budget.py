@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detect.budget_settings import BudgetConfig
 from detect.checkpoint import load_checkpoint, save_checkpoint
+from detect.rejection import RejectionNetwork
 from detect.shared_geometry import SharedTrunkConfig
 from tests.conftest import ROOT
 from tools import budget as tool
@@ -91,19 +93,44 @@ def test_the_levels_of_a_pyramid_are_named_and_measured(
     assert stages["trunk"]["share_of_peak"] > 0
 
 
-def test_a_photo_is_read_and_searched(run: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def a_photo(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 60, (70, 90, 3), np.uint8)
     pixels[20:50, 10:40] += 150
     Image.fromarray(pixels).save(tmp_path / "a photo.png")
+
+
+@pytest.mark.usefixtures("a_photo")
+def test_a_photo_is_read_and_searched(run: Run, tmp_path: Path) -> None:
     done = run("proposals=a photo.png", "out=b.json")
     assert done.status == 0, done.err
     content = json.loads((tmp_path / "b.json").read_text())
     assert content["image_size"] == [70, 90]
     assert content["proposals"] > 0
-    stages = ["read", "propose", "trunk", "cut", "network", "head", "merge"]
+    stages = ["read", "trunk", "propose", "cut", "network", "head", "merge"]
     assert list(content["measured"]) == ["shared"]  # as trained
     assert list(content["measured"]["shared"]["stages"]) == stages
     assert "layers" not in content
+    assert content["rejected"] == 0
+
+
+@pytest.mark.usefixtures("a_photo")
+def test_what_is_rejected_at_first_sight_is_not_counted(
+    run: Run, tmp_path: Path, random_checkpoint: Path
+) -> None:
+    made = load_checkpoint(random_checkpoint)
+    made.rejection = RejectionNetwork(2, hidden=8)
+    with torch.no_grad():  # all background
+        made.rejection.classifier.weight.zero_()
+        made.rejection.classifier.bias.copy_(torch.tensor([0.0, 0.0, 9.0]))
+    save_checkpoint(tmp_path / "x.safetensors", made)
+    done = run("proposals=a photo.png", "checkpoint=x.safetensors", "out=b.json")
+    assert done.status == 0, done.err
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert content["proposals"] == 0
+    assert content["rejected"] > 0
+    assert f"0 proposals scored, {content['rejected']} rejected at first sight" in done.out
+    assert "reject" in content["measured"]["shared"]["stages"]
 
 
 def test_counting_alone_measures_nothing_and_writes_nothing(run: Run, tmp_path: Path) -> None:
