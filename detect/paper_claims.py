@@ -23,6 +23,8 @@ from detect.image_classifier import ImageClassifier
 from detect.images import read_image
 from detect.merging import MergeConfig, merge_detections
 from detect.multi_crop import CROPS
+from detect.multibox_proposals import share_trunk
+from detect.multibox_trunk import trunk_digest
 from detect.rejection import REJECTION_THRESHOLD, make_rejection
 from detect.results import ImageResult
 from detect.scoring import score_voc
@@ -245,6 +247,7 @@ def _detect_with_all(
     cpu = torch.device("cpu")
     members = [build_classifier(checkpoint, device=cpu) for checkpoint in checkpoints]
     joined = build_classifier(join_checkpoints(checkpoints), device=cpu) if members[1:] else None
+    proposer = share_trunk(proposer, members[0], trunk_digest(checkpoints[0].network, "grid"))
     rejection = make_rejection(checkpoints[0].rejection, members[0], REJECTION_THRESHOLD)
     full = MergeConfig(nms_threshold=0.3)
     plain = replace(full, vote_threshold=None)
