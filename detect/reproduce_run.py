@@ -26,7 +26,7 @@ from detect.paper_claims import (
 )
 from detect.progress import Progress
 from detect.reproduce_settings import TABLES, ReproduceConfig
-from proposals import SelectiveSearch
+from proposals import SelectiveSearch, Union
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ def _claims(
     doubled = default_proposals(checkpoints[0], settings.multibox)
     with progress(len(records), "photos") as bar:
         if name == "proposals":
+            if isinstance(doubled, Union):  # the paper cut nothing off
+                doubled = Union(doubled.proposers, duplicate_iou=doubled.duplicate_iou)
             return proposal_claims(records, SelectiveSearch("fast"), doubled, bar.update)
         return detection_claims(records, checkpoints, doubled, bar.update)
 

@@ -11,16 +11,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from detect import reproduce_run
 from detect.checkpoint import load_checkpoint
 from detect.data.records import Record
 from detect.data.splits import spread
 from detect.googlenet import GoogLeNet
+from detect.images import read_image
 from detect.paper_architecture import architecture, format_architecture
 from detect.paper_claims import detection_claims, network_claims, proposal_claims
+from detect.reproduce_settings import ReproduceConfig
 from proposals import SelectiveSearch, Union
 from tests.data_trees import write_photo, write_voc
 from tests.test_googlenet import caffe_tensors
 from tools import reproduce as tool
+from tools.progress import progress
 
 
 def test_table_1_is_counted_and_its_slips_are_told() -> None:
@@ -99,6 +103,17 @@ def test_the_tool_prints_and_writes_every_table(
     assert [len(rows) for rows in tables.values()] == [12, 3, 3, 2, 2]
     for line in Path("reproduce/tables.md").read_text().splitlines()[1:]:
         assert line.removeprefix("## ") in printed
+
+
+def test_the_papers_proposals_are_not_cut(record: Record, random_checkpoint, monkeypatch) -> None:
+    cut = Union([SelectiveSearch("googlenet")], max_boxes=1)
+    monkeypatch.setattr(reproduce_run, "default_proposals", lambda *_: cut)
+    settings = ReproduceConfig(table="proposals", checkpoints=[str(random_checkpoint)])
+    [table] = reproduce_run.make_tables(settings, [record], progress)
+    count = int(table.rows[0]["ours"].split("(")[1].split(" of ")[0])
+    assert record.path is not None
+    assert count == len(Union(cut.proposers)(read_image(record.path)))
+    assert count > 1
 
 
 @pytest.mark.parametrize(
