@@ -3,7 +3,7 @@
 As the cascaded rejection classifiers of Yang, Choi & Lin ("Exploit all the layers: fast and
 accurate CNN object detector with scale dependent pooling and cascaded rejection classifiers",
 CVPR 2016), a small network looks at what a region pools from the shared maps. Only regions that it
-does not take for background go on through 5a and 5b, which cost a hundred times as much. Theirs are
+does not take for background go on through 5a and 5b, which cost 190 times as much. Theirs are
 boosted, one at each of several layers; this is one network of two layers, behind pool4.
 """
 
@@ -14,10 +14,10 @@ import copy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detect.googlenet import MAP_CHANNELS
 from detect.shared_trunk import SharedTrunkClassifier
 
 SUMMARY_SIDE = 2  # points a side that the 7 x 7 of a pooled region are averaged to
-CHANNELS = 832  # of the maps after 4e
 REJECTION_THRESHOLD = 0.03  # foreground probability below which a region is not scored
 
 
@@ -32,7 +32,7 @@ class RejectionNetwork(nn.Module):
 
     def __init__(self, num_classes: int, hidden: int = 192) -> None:
         super().__init__()
-        self.hidden = nn.Linear(CHANNELS * SUMMARY_SIDE**2, hidden)
+        self.hidden = nn.Linear(MAP_CHANNELS * SUMMARY_SIDE**2, hidden)
         self.classifier = nn.Linear(hidden, num_classes + 1)
 
     def forward(self, pooled: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class RejectionNetwork(nn.Module):
 
 def summarise(pooled: Tensor) -> Tensor:
     """Average pooled regions ``[N, C, 7, 7]`` to float32 ``[N, 3328]``: the first 832 channels."""
-    return F.adaptive_avg_pool2d(pooled[:, :CHANNELS].float(), SUMMARY_SIDE).flatten(1)
+    return F.adaptive_avg_pool2d(pooled[:, :MAP_CHANNELS].float(), SUMMARY_SIDE).flatten(1)
 
 
 class Rejection:

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detect.checkpoint import Checkpoint
-from detect.engine import assemble
-from detect.precision import best_precision
-from detect.prepare import prepare_network
+from detect.engine import build_classifier
 from detect.rejection import REJECTION_THRESHOLD, RejectionNetwork, summarise
 from detect.shared_trunk import SharedTrunkClassifier
 from detect.workers import CoreWorkers
@@ -94,9 +92,8 @@ def train_rejection(
 def _classifier_of(checkpoint: Checkpoint, workers: CoreWorkers) -> SharedTrunkClassifier:
     if checkpoint.regions != "shared":
         raise ValueError(f"early rejection needs regions=shared, not {checkpoint.regions}")
-    device = checkpoint.network.device
-    network = prepare_network(checkpoint.network, dtype=best_precision(device), device=device)
-    classifier = assemble(checkpoint, network, regions="shared", workers=workers)
+    device, threads = checkpoint.network.device, workers.threads
+    classifier = build_classifier(checkpoint, device=device, regions="shared", threads=threads)
     assert isinstance(classifier, SharedTrunkClassifier)
     return classifier
 

@@ -56,13 +56,13 @@ def finish(
         found: What the best checkpoint detects on the validator's photos, where that is known.
     """
     best = load_checkpoint(run.checkpoint_path)
-    if best.regions == "shared" and best.rejection is None and run.settings.rejection.photos:
-        add_rejection(run, best)
     if best.precision_check is None and computes_bfloat16(torch.device("cpu")):
         best.precision_check = check_precision(best, _some_regions(run.data))
         save_checkpoint(run.checkpoint_path, best)
     unknown = "not compared, for this processor does not compute it"
     run.say(f"bfloat16 against float32: {best.precision_check or unknown}")
+    if best.regions == "shared" and best.rejection is None and run.settings.rejection.photos:
+        add_rejection(run, best)
     if not run.settings.report:
         return
     scores, examples = None, []
@@ -94,6 +94,9 @@ def finish(
 def add_rejection(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Train early rejection for a checkpoint and save both; say what it leaves."""
     settings, photos = run.settings, spread(run.data.train, run.settings.rejection.photos)
+    if not any(len(run.data.proposals[record.name]) for record in photos):
+        run.say("no early rejection: there is no proposal on the photos to learn it from")
+        return
     workers = CoreWorkers(settings.threads)
     checkpoint.network.to(choose_device(settings.device))
     with run.progress(len(photos), "photos for early rejection") as bar:
