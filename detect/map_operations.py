@@ -6,6 +6,8 @@ thirtieth. They expect what GoogLeNet hands them: maps behind a ReLU.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit
@@ -30,16 +32,33 @@ class CompiledMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool ``[N, C, H, W]``, both in channels-last order."""
-        height, width = (self._outputs(side) for side in x.shape[-2:])
+        pooled: Tensor = _MaxPool.apply(x, self.kernel_size, self.stride, self.padding)
+        return pooled
+
+
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: int, stride: int, padding: int) -> Tensor:
+        height, width = (_outputs(side, window, stride, padding) for side in x.shape[-2:])
         shape = (x.shape[0], x.shape[1], height, width)
         out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        _max_pool(rows(x), self.kernel_size, self.stride, self.padding, rows(out))
+        _max_pool(rows(x), window, stride, padding, rows(out))
+        ctx.save_for_backward(x, out)
+        ctx.geometry = window, stride, padding
         return out
 
-    def _outputs(self, side: int) -> int:
-        count = -(-(side + 2 * self.padding - self.kernel_size) // self.stride) + 1
-        # torch's rule: the last window begins inside the map or its left padding.
-        return count - ((count - 1) * self.stride >= side + self.padding)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        x, out = ctx.saved_tensors
+        result = torch.empty_like(x, memory_format=torch.channels_last)
+        _max_pool_gradient(rows(x), rows(out), rows(gradients[0]), *ctx.geometry, rows(result))
+        return result, None, None, None
+
+
+def _outputs(side: int, window: int, stride: int, padding: int) -> int:
+    count = -(-(side + 2 * padding - window) // stride) + 1
+    # torch's rule: the last window begins inside the map or its left padding.
+    return count - ((count - 1) * stride >= side + padding)
 
 
 class CompiledResponseNorm(nn.Module):
@@ -77,6 +96,39 @@ def _max_pool(x, window, stride, padding, out):  # type: ignore[no-untyped-def]
                     _max_of_three(best[left], best[left + 1], best[left + 2], out[i, row, column])
                 else:
                     _max_of_two(best[left], best[right - 1], out[i, row, column])
+
+
+@njit(cache=True, nogil=True)
+def _max_pool_gradient(x, pooled, gradient, window, stride, padding, out):  # type: ignore[no-untyped-def]
+    """Hand each window's gradient to its largest element; of equal ones to the first, as torch."""
+    count, height, width, channels = x.shape
+    total = np.empty((height, width, channels), np.float32)
+    left_over = np.empty(channels, np.float32)
+    for i in range(count):
+        total[:] = 0
+        for row in range(pooled.shape[1]):
+            top = max(row * stride - padding, 0)
+            bottom = min(row * stride - padding + window, height)
+            for column in range(pooled.shape[2]):
+                left = max(column * stride - padding, 0)
+                right = min(column * stride - padding + window, width)
+                largest, given = pooled[i, row, column], gradient[i, row, column]
+                for k in range(channels):
+                    left_over[k] = load(given[k])
+                for y in range(top, bottom):
+                    for z in range(left, right):
+                        _hand_over(left_over, x[i, y, z], largest, total[y, z])
+        flat, result = total.reshape(-1), out[i].reshape(-1)
+        for k in range(len(flat)):
+            result[k] = store(flat[k], out)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _hand_over(left_over, values, largest, total):  # type: ignore[no-untyped-def]
+    for k in range(len(total)):
+        share = left_over[k] if values[k] == largest[k] else np.float32(0)
+        total[k] += share
+        left_over[k] -= share
 
 
 @njit(cache=True, nogil=True, inline="always")

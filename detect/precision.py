@@ -30,6 +30,12 @@ def computes_bfloat16(device: torch.device) -> bool:
     return supported
 
 
+def multiplies_tiles(dtype: torch.dtype) -> bool:
+    """Tell whether this processor has AMX, which multiplies tiles of bfloat16."""
+    native = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # private: as above
+    return dtype == torch.bfloat16 and native()
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the precision of this name; of ``auto`` the best for the device.
 

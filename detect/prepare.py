@@ -19,12 +19,17 @@ from torch.nn import functional as F
 from detect.ensemble import EnsembleNetwork
 from detect.googlenet import ConvReLU, GoogLeNet, Inception, LocalResponseNorm
 from detect.map_operations import CompiledMaxPool, CompiledResponseNorm
+from detect.precision import multiplies_tiles
 from proposals.multibox import MultiBox
 
 # Side of each part's input for a 224 x 224 crop: oneDNN picks the order of weights by it.
 _SIDES = {"conv1": 224, "conv2": 56, "conv3": 56, "3": 28, "4": 14, "5": 7}
 _TYPICAL_BATCH = 8
 _MULTIBOX_SIDE = 40  # of a photo's map
+# AMX multiplies tiles of 16 columns, of which oneDNN joins up to four, as suits the input's size.
+# Weights packed for another number are packed anew at every call, slowly: up to 40 ms. Of such
+# multiples it always joins four.
+_AMX_CHANNELS = 64
 
 
 def prepare_network(
@@ -52,7 +57,7 @@ def prepare_network(
         elif isinstance(module, Inception):
             replacement = PreparedInception(module, side=side, **place)
         elif own_kernels and isinstance(module, nn.MaxPool2d):
-            replacement = CompiledMaxPool(int(module.kernel_size), int(module.stride))  # type: ignore[arg-type]
+            replacement = _compiled_pool(module)
         elif own_kernels and isinstance(module, LocalResponseNorm):
             replacement = CompiledResponseNorm()
         elif name.startswith("aux"):
@@ -62,6 +67,18 @@ def prepare_network(
         setattr(prepared, name, replacement)
     prepared.fc.to(dtype)
     return prepared.to(device)
+
+
+def pooled_by_compiled_code(network: GoogLeNet) -> GoogLeNet:
+    """Return a copy to train: it shares the parameters, and on a CPU its pooling is compiled."""
+    own = [*network.parameters(), *network.buffers()]
+    copied = copy.deepcopy(network, {id(tensor): tensor for tensor in own})
+    if network.device.type == "cpu":
+        for module in list(copied.modules()):
+            for name, pool in list(module.named_children()):
+                if isinstance(pool, nn.MaxPool2d):
+                    setattr(module, name, _compiled_pool(pool))
+    return copied
 
 
 def compile_network(network: GoogLeNet, *, dtype: torch.dtype, device: torch.device) -> GoogLeNet:
@@ -94,6 +111,13 @@ def prepare_multibox(multibox: MultiBox, device: torch.device) -> MultiBox:
             setattr(prepared, name, packed)
         prepared.activation = nn.Identity()
     return prepared
+
+
+def _compiled_pool(pool: nn.MaxPool2d) -> CompiledMaxPool:
+    assert pool.ceil_mode
+    size, stride, padding = pool.kernel_size, pool.stride, pool.padding
+    assert isinstance(size, int) and isinstance(stride, int) and isinstance(padding, int)
+    return CompiledMaxPool(size, stride, padding)
 
 
 class PreparedInception(nn.Module):
@@ -188,6 +212,9 @@ class PackedConv(FusedConvReLU):
         side: int,
         activation: str = "relu",
     ) -> None:
+        self.channels = len(weight)
+        idle = -self.channels % _AMX_CHANNELS if multiplies_tiles(weight.dtype) else 0
+        weight, bias = F.pad(weight, [0] * 7 + [idle]), F.pad(bias, [0, idle])
         super().__init__(weight, bias, stride=stride, padding=padding)
         self.activation = activation
         self._geometry = [padding] * 2, [stride] * 2, [1, 1], 1
@@ -204,7 +231,7 @@ class PackedConv(FusedConvReLU):
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._packed, self.bias, *self._geometry, self.activation, [], ""
         )
-        return result
+        return result[:, : self.channels]
 
 
 def fuse(

@@ -48,6 +48,31 @@ def assert_pools_as_torch(maps: Tensor, kernel_size: int, stride: int, padding: 
     assert torch.equal(maps, before)
 
 
+def assert_gradients_as_torch(maps: Tensor, kernel_size: int, stride: int, padding: int) -> None:
+    maps, same = (m.requires_grad_() for m in (maps.clone(), maps.clone().float()))
+    expected = F.max_pool2d(same, kernel_size, stride, padding, ceil_mode=True)
+    found = CompiledMaxPool(kernel_size, stride, padding)(maps)
+    # Small whole numbers: their sums are exact in bfloat16 too.
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randint(-3, 4, expected.shape, generator=generator).float()
+    (found * weights.to(found.dtype)).sum().backward()
+    (expected * weights).sum().backward()
+    assert maps.grad is not None and same.grad is not None
+    assert torch.equal(maps.grad.float(), same.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (2, 2, 0)])
+def test_gradients_of_pooling_equal_torchs(kernel_size, stride, padding, dtype) -> None:
+    for height in range(3, 9):
+        for width in range(3, 9):
+            # A zero's sign decides between equals in bfloat16; a ReLU passes neither's gradient on.
+            maps = maps_behind_a_relu((2, 5, height, width), dtype, seed=height).abs()
+            assert_gradients_as_torch(maps, kernel_size, stride, padding)
+            # Of equal values the first takes all.
+            assert_gradients_as_torch(maps.clamp(max=0.5), kernel_size, stride, padding)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("stride", [1, 2])
