@@ -16,6 +16,7 @@ import skimage
 import torch
 from torch import Tensor, nn
 
+from detect import prepare
 from detect.checkpoint import load_checkpoint
 from detect.googlenet import PREPROCESSING, ConvReLU, GoogLeNet
 from detect.images import read_image
@@ -244,6 +245,22 @@ def test_joined_layers_give_their_outputs_side_by_side(
         x = torch.randn(shape, generator=generator)
         expected = torch.cat([layer(x) for layer in layers], dim=1)
         torch.testing.assert_close(joined(x), expected, atol=2e-5, rtol=1e-5)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("outputs", [1, 63, 64, 65])
+@pytest.mark.parametrize("native", [True, False])
+@torch.inference_mode()
+def test_channels_that_fill_tiles_are_not_returned(outputs, native, monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "multiplies_tiles", lambda dtype: native)
+    layer = ConvReLU(8, outputs, "paper", kernel_size=3, padding=1).eval()
+    packed = fuse(layer, side=14, dtype=torch.bfloat16, device=CPU, packed=True)
+    assert len(packed.bias) == (-(-outputs // 64) * 64 if native else outputs)
+    x = torch.randn((2, 8, 9, 12), generator=torch.Generator().manual_seed(0))
+    expected = layer(x)
+    found = packed(x.bfloat16()).float()
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0.02)
 
 
 @pytest.mark.gpu
