@@ -50,8 +50,10 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         x, out = ctx.saved_tensors
+        window, stride, padding = ctx.geometry
         result = torch.empty_like(x, memory_format=torch.channels_last)
-        _max_pool_gradient(rows(x), rows(out), rows(gradients[0]), *ctx.geometry, rows(result))
+        given = rows(gradients[0])
+        _max_pool_gradient(rows(x), rows(out), given, window, stride, padding, rows(result))
         return result, None, None, None
 
 
