@@ -14,7 +14,7 @@ from detect.data.regions import LabelledRegions
 from detect.googlenet import MAP_BLOCKS, GoogLeNet, Preprocessing
 from detect.heads import RegionHead
 from detect.precision import best_precision
-from detect.prepare import pooled_by_compiled_code, prepare_network
+from detect.prepare import prepare_network, with_compiled_pools
 from detect.region_training import (
     RegionSampler,
     SamplingConfig,
@@ -60,7 +60,7 @@ class SharedObjective:
     """
 
     def __init__(self, trunk: SharedTrunk, head: RegionHead, sampler: RegionSampler) -> None:
-        network = pooled_by_compiled_code(trunk.network)
+        network = with_compiled_pools(trunk.network)
         self.trunk = SharedTrunk(network, trunk.preprocessing, trunk.config)
         self.head, self.sampler = head, sampler
         self.config = sampler.config
@@ -135,7 +135,7 @@ class CropObjective:
         crop: CropConfig,
         auxiliary_weight: float = 0.0,
     ) -> None:
-        self.network = pooled_by_compiled_code(network)
+        self.network = with_compiled_pools(network)
         self.head, self.sampler = head, sampler
         self.preprocessing, self.crop = preprocessing, crop
         self.auxiliary_weight = auxiliary_weight

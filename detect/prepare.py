@@ -69,7 +69,7 @@ def prepare_network(
     return prepared.to(device)
 
 
-def pooled_by_compiled_code(network: GoogLeNet) -> GoogLeNet:
+def with_compiled_pools(network: GoogLeNet) -> GoogLeNet:
     """Return a copy to train: it shares the parameters, and on a CPU its pooling is compiled."""
     own = [*network.parameters(), *network.buffers()]
     copied = copy.deepcopy(network, {id(tensor): tensor for tensor in own})
