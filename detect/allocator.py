@@ -1,8 +1,9 @@
-"""Memory that is used again and again, for tools that allocate the same large tensors forever."""
+"""What is used again and again and better kept: freed memory, kernels compiled for a size."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 # Numbers of mallopt's parameters in glibc's malloc.h.
@@ -23,3 +24,17 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_ARENA_MAX, 1)  # other arenas cannot hold blocks of this size
+
+
+def keep_kernels(count: int = 20_000) -> None:
+    """Let oneDNN keep more kernels than its 1024: it compiles them for every size of its input.
+
+    Training on a shared trunk draws the sizes of maps at random, photos in detection have many;
+    hundreds of kernels work on each, and were compiled again and again: a fifth of a training's
+    time on a processor with AMX. To be called before the first convolution;
+    ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` in the environment takes precedence.
+
+    Args:
+        count: Kernels, of 0.1 MB each; in a training on VOC2007 they come to take 2.8 GiB.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(count))

@@ -1,11 +1,13 @@
-"""Files that outlive the process: replaced as a whole, read line by line."""
+"""Files that outlive the process: replaced as a whole, locked, read line by line."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
-from proposals.files import replacing
+from proposals.files import FileBusy, open_locked, replacing
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -16,6 +18,46 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with replacing(path) as file:
         file.write(data)
+
+
+class FileLock:
+    """Keeps other processes from a file: a hidden file beside it, gone when the lock is released.
+
+    Args:
+        path: What is written by the owner of the lock alone; it need not exist.
+
+    Raises:
+        FileBusy: If another process has the lock; names the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f".{path.name}.lock")
+        self._file = open_locked(self._path)
+        if self._file is None:
+            owner = self._path.read_text(encoding="ascii").strip()
+            raise FileBusy(
+                f"{path} is in use by another run (process {owner}): wait for it or stop it"
+            )
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Let others have it; a second call does nothing."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)  # while it is still held
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

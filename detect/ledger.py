@@ -8,18 +8,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from detect.detections import Detections
-from detect.files import write_atomically
+from detect.files import FileLock, write_atomically
 from detect.results import ImageResult, check_finite, exact_texts
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two processes apart
-    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
 REMEDY = "choose another out=, or start afresh with overwrite=true"
@@ -27,10 +22,6 @@ REMEDY = "choose another out=, or start afresh with overwrite=true"
 
 class LedgerMismatch(ValueError):
     """A ledger was made with other settings than those of this run."""
-
-
-class LedgerBusy(RuntimeError):
-    """Another process writes to the ledger."""
 
 
 class Ledger:
@@ -45,9 +36,7 @@ class Ledger:
     others may ``get``.
     """
 
-    def __init__(
-        self, path: Path, header: bytes, class_names: tuple[str, ...], lock: IO[str] | None
-    ):
+    def __init__(self, path: Path, header: bytes, class_names: tuple[str, ...], lock: FileLock):
         self.path = path
         self._header = header
         self._class_names = class_names
@@ -75,13 +64,13 @@ class Ledger:
 
         Raises:
             LedgerMismatch: If the ledger was made with other settings, classes or version.
-            LedgerBusy: If another process has it open.
+            FileBusy: If another process has it open.
             ValueError: If a line other than a torn last one is damaged; names the line.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         header = {"version": VERSION, "settings": settings, "class_names": list(class_names)}
         line = _encode(header, sort_keys=True)
-        ledger = cls(path, line, tuple(class_names), _lock(path))
+        ledger = cls(path, line, tuple(class_names), FileLock(path))
         try:
             if overwrite or not path.exists() or path.stat().st_size == 0:
                 write_atomically(path, line)  # as a whole: a header is never torn
@@ -146,10 +135,7 @@ class Ledger:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        if self._lock is not None:
-            Path(self._lock.name).unlink(missing_ok=True)  # while it is still held
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def __enter__(self) -> Ledger:
         return self
@@ -263,35 +249,3 @@ def _flatten(value: Any, key: str = "") -> dict[str, str]:
     for part, item in value.items() if isinstance(value, dict) else enumerate(value):
         flat.update(_flatten(item, f"{key}.{part}" if key else str(part)))
     return flat
-
-
-def _lock(path: Path) -> IO[str] | None:
-    """Take the ledger's lock: a file beside it, gone when the ledger is closed.
-
-    The lock belongs to the process (``lockf``, not ``flock``): worker processes that outlive a
-    killed parent must not hold it.
-
-    Raises:
-        LedgerBusy: If another process holds it.
-    """
-    if fcntl is None:
-        return None
-    lock_path = path.with_name(f".{path.name}.lock")
-    while True:
-        file = lock_path.open("a+", encoding="ascii")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            owner = file.read().strip()
-            file.close()
-            raise LedgerBusy(
-                f"{path} is in use by another run (process {owner}): wait for it or stop it"
-            ) from error
-        # The former owner may have removed the file between our open and our lock.
-        if os.fstat(file.fileno()).st_nlink > 0:
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            return file
-        file.close()

@@ -11,11 +11,11 @@ import io
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from detect.files import numbered_lines, write_atomically
+from detect.files import FileLock, numbered_lines, write_atomically
 from detect.training import StepStats, Trainer
 
 _STEP, _VALIDATION = "step", "validation"
@@ -59,17 +59,19 @@ class TrainingLog:
         """Bring the trainer to where the last state was saved; save again on leaving.
 
         Raises:
+            FileBusy: If another process trains in this folder.
             ValueError: If the state was saved by a training with another recipe.
         """
         self._trainer = trainer
-        if self.state_path.exists():
-            trainer.restore(self.state_path, self.recipe)
-            lines = [json.loads(line) for _, line in numbered_lines(self.folder / "log.jsonl")]
-            self.rows = [row for row in lines if row["step"] <= trainer.next_step]
-        try:
-            yield
-        finally:
-            self.save()
+        with FileLock(self.state_path) if self.writes else nullcontext():
+            if self.state_path.exists():
+                trainer.restore(self.state_path, self.recipe)
+                lines = [json.loads(line) for _, line in numbered_lines(self.folder / "log.jsonl")]
+                self.rows = [row for row in lines if row["step"] <= trainer.next_step]
+            try:
+                yield
+            finally:
+                self.save()
 
     def steps(self) -> Iterator[StepStats]:
         """Train to the end; note every step and save the state when it is time."""

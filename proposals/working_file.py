@@ -17,12 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proposals.files import FileBusy, open_locked
 from proposals.store import BOX_TYPE, StoredPhoto, box_bytes
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two processes apart
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +30,6 @@ _BOX_BYTES = 4 * BOX_TYPE.itemsize
 
 class SettingsMismatch(ValueError):
     """Proposals on disk were made with other settings than those asked for."""
-
-
-class FileBusy(RuntimeError):
-    """Another process computes the same file."""
 
 
 class WorkingFile:
@@ -220,23 +212,14 @@ def _read_header(line: bytes, path: Path) -> dict[str, Any]:
 
 
 def _open_locked(path: Path) -> FileIO:
-    """Open for reading and appending, for this process alone (``lockf``).
+    """Open for reading and appending, for this process alone.
 
     Raises:
         FileBusy: If another process has it.
     """
-    while True:
-        file = path.open("a+b", buffering=0)  # what was written is out of this process's hands
-        if fcntl is None:
-            return file
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.close()
-            raise FileBusy(
-                f"{path} is in use by another run: wait for it, stop it, or choose another out="
-            ) from error
-        # The former owner may have removed the file between our open and our lock.
-        if os.fstat(file.fileno()).st_nlink > 0:
-            return file
-        file.close()
+    file = open_locked(path)
+    if file is None:
+        raise FileBusy(
+            f"{path} is in use by another run: wait for it, stop it, or choose another out="
+        )
+    return file

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detect.detections import Detections
-from detect.ledger import Ledger, LedgerBusy, LedgerMismatch
+from detect.ledger import Ledger, LedgerMismatch
 from detect.results import ImageResult
+from proposals.files import FileBusy
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("cat", "dog")
@@ -306,7 +307,7 @@ def test_a_killed_process_loses_at_most_the_photo_in_work(tmp_path: Path) -> Non
     with start_writer(tmp_path) as writer:
         assert writer.stdout is not None
         done = [writer.stdout.readline().strip() for _ in range(5)]
-        with pytest.raises(LedgerBusy, match=rf"in use by another run \(process {writer.pid}\)"):
+        with pytest.raises(FileBusy, match=rf"in use by another run \(process {writer.pid}\)"):
             open_ledger(tmp_path)
         time.sleep(0.015)
         writer.send_signal(signal.SIGKILL)

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.conftest import ROOT
 from tools import progress as module
 
 
@@ -32,21 +28,3 @@ def test_lines_are_seldom(capsys) -> None:
         for _ in range(1000):
             bar.update()
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_freed_memory_is_kept() -> None:
-    code = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-from detect.allocator import keep_freed_memory
-keep_freed_memory()
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-block = np.ones(64 * 2**20, np.uint8)
-with_block = resident()
-del block
-assert with_block - resident() < 2**20, "handed back"
-"""
-    subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)

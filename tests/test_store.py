@@ -23,8 +23,9 @@ from torch import Tensor
 
 from proposals import SelectiveSearch
 from proposals.compute import PhotoSource, UnreadableError, compute_proposals, proposer_settings
+from proposals.files import FileBusy
 from proposals.store import ProposalFile, StoredPhoto, write_proposal_file
-from proposals.working_file import FileBusy, SettingsMismatch, WorkingFile
+from proposals.working_file import SettingsMismatch, WorkingFile
 
 NAMES = ["a", "with space, comma", "a=b", "ü/猫.jpg", "line\nbreak", "\udcff.png", "'\"\\", "[1]*?"]
 SETTINGS = {"class": "Fake", "width": 500, "scales": [[1, 2]], "max_boxes": None}

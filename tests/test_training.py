@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detect.training import Part, Trainer, TrainingConfig, photo_of
 from detect.training_log import TrainingLog
+from proposals.files import FileBusy
 from tests.conftest import ROOT
 
 
@@ -174,6 +175,31 @@ def test_steps_behind_the_saved_state_are_forgotten(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path, {}, save_minutes=60)
     with log.resume(make_trainer()):
         assert [row["step"] for row in log.rows] == [1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fcntl")
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from detect.files import FileLock
+with FileLock(Path(sys.argv[2], "state.safetensors")):
+    print("taken", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, str(ROOT), str(tmp_path)]
+    log = TrainingLog(tmp_path, {}, save_minutes=60)
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "taken\n"
+        message = rf"state.safetensors is in use by another run \(process {other.pid}\)"
+        with pytest.raises(FileBusy, match=message), log.resume(make_trainer()):
+            pass
+        assert not (tmp_path / "log.csv").exists()
+        other.communicate()
+    with log.resume(make_trainer()):  # the lock went with its owner
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "state.safetensors"]
 
 
 def test_validations_are_noted_beside_the_steps(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def main() -> int:
         print(__doc__, config.settings_help(BudgetConfig)["template"], sep="\n")
         return 0
     keep_freed_memory()
-    return answer("budget", lambda: budget(arguments), InterruptedError)
+    return answer("budget", lambda: budget(arguments))
 
 
 if __name__ == "__main__":

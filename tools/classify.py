@@ -29,7 +29,7 @@ from detect.devices import choose_device
 from detect.files import split_paths
 from detect.image_classifier import ImageClassifier
 from detect.images import find_images
-from detect.ledger import Ledger, LedgerBusy
+from detect.ledger import Ledger
 from detect.results import write_skipped
 from detect.run import DetectionRun, versions
 from detect.workers import available_cores
@@ -85,7 +85,7 @@ def main() -> int:
         print(__doc__, config.settings_help(ClassifyConfig)["template"], sep="\n")
         return 0 if arguments else 2
     keep_freed_memory()
-    return answer("classify", lambda: run(*config.split_arguments(arguments)), LedgerBusy)
+    return answer("classify", lambda: run(*config.split_arguments(arguments)))
 
 
 if __name__ == "__main__":

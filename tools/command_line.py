@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from detect.config import ConfigError, build, check_keys
 from detect.data.problems import InputError
+from proposals.files import FileBusy
 
 if TYPE_CHECKING:  # what loads torch, which scoring does without
     from detect.data.labelled import LabelledPhotos
@@ -38,7 +39,7 @@ def refusing(tool: str, config: DictConfig) -> Iterator[None]:
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ValueError(f"set {', '.join(f'{key}=...' for key in missing)}; --help explains")
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FileBusy) as error:
         sys.exit(_refuse(tool, error))
     except InstantiationException as error:  # around what a reader or a proposer refused
         sys.exit(_refuse(tool, error.__cause__ or error))
@@ -71,17 +72,16 @@ def run(tool: str, main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-def answer(tool: str, request: Callable[[], int], busy: type[Exception]) -> int:
+def answer(tool: str, request: Callable[[], int]) -> int:
     """Serve a tool that is no Hydra application; return its exit status.
 
     Args:
         tool: Its name.
         request: Does the work and returns the status.
-        busy: Raised where another process works on the same files.
     """
     try:
         return request()
-    except (ValueError, OSError, busy) as error:
+    except (ValueError, OSError, FileBusy) as error:
         return _refuse(tool, error)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)

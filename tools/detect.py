@@ -20,9 +20,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from detect import config
-from detect.allocator import keep_freed_memory
+from detect.allocator import keep_freed_memory, keep_kernels
 from detect.images import find_images, is_video
-from detect.ledger import Ledger, LedgerBusy
+from detect.ledger import Ledger
 from detect.run import DetectionRun, summarise, versions, write_outputs
 from detect.settings import DetectConfig, build_detector, decisive_settings, tell_cost
 from detect.workers import share_cores
@@ -71,7 +71,8 @@ def main() -> int:
         print(__doc__, config.settings_help(DetectConfig)["template"], sep="\n")
         return 0 if arguments else 2
     keep_freed_memory()
-    return answer("detect", lambda: run(*config.split_arguments(arguments)), LedgerBusy)
+    keep_kernels(8_000)
+    return answer("detect", lambda: run(*config.split_arguments(arguments)))
 
 
 if __name__ == "__main__":

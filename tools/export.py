@@ -44,7 +44,7 @@ def main() -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__, config.settings_help(ExportConfig)["template"], sep="\n")
         return 0 if arguments else 2
-    return answer("export", lambda: export(arguments), InterruptedError)
+    return answer("export", lambda: export(arguments))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from detect.recall_report import format_table, measure_recall, open_files, write
 from detect.results import write_skipped
 from detect.settings import ProposeConfig, RecallConfig
 from proposals.compute import compute_proposals
-from proposals.working_file import FileBusy
 from tools.command_line import answer, read_data
 from tools.progress import progress
 
@@ -66,7 +65,7 @@ def main() -> int:
         print(__doc__, *(config.settings_help(c)["template"] for c in helps), sep="\n")
         return 0 if arguments else 2
     command, given = (recall, arguments[1:]) if arguments[0] == "recall" else (propose, arguments)
-    return answer("propose", lambda: command(*config.split_arguments(given)), FileBusy)
+    return answer("propose", lambda: command(*config.split_arguments(given)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from detect.allocator import keep_freed_memory
 from detect.reproduce_run import make_tables, write_tables
 from detect.reproduce_settings import ReproduceConfig
 from detect.run import versions
-from proposals.working_file import FileBusy
 from tools.command_line import answer, read_data
 from tools.progress import progress
 
@@ -51,7 +50,7 @@ def main() -> int:
         print(__doc__, config.settings_help(ReproduceConfig)["template"], sep="\n")
         return 0
     keep_freed_memory()
-    return answer("reproduce", lambda: run(*config.split_arguments(arguments)), FileBusy)
+    return answer("reproduce", lambda: run(*config.split_arguments(arguments)))
 
 
 if __name__ == "__main__":

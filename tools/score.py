@@ -34,7 +34,7 @@ def main() -> int:
         return 0 if arguments else 2
     # Hardly anything is freed before the end; looking for it takes a fifth of a short run.
     gc.disable()
-    return answer("score", lambda: score(arguments), InterruptedError)
+    return answer("score", lambda: score(arguments))
 
 
 if __name__ == "__main__":

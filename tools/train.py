@@ -19,9 +19,9 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from detect.allocator import keep_freed_memory
+from detect.allocator import keep_freed_memory, keep_kernels
 from detect.train_run import run_training
-from detect.train_settings import TrainConfig
+from detect.train_settings import SoftmaxConfig, TrainConfig
 from tools.command_line import CONFIGS, refusing, run, settings_of, tell_status
 from tools.progress import progress
 
@@ -39,6 +39,8 @@ def train(config: DictConfig) -> int:
     settings, plain = settings_of(config)
     assert isinstance(settings, TrainConfig)
     settings.head = instantiate(config.head, _convert_="all")
+    if settings.regions == "shared" and isinstance(settings.head, SoftmaxConfig):
+        keep_kernels()
     return run_training(
         settings,
         plain,

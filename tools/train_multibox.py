@@ -16,7 +16,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from detect.allocator import keep_freed_memory
+from detect.allocator import keep_freed_memory, keep_kernels
 from detect.multibox_run import train_multibox
 from detect.multibox_settings import MultiBoxTrainConfig
 from tools.command_line import CONFIGS, refusing, run, settings_of, tell_status
@@ -28,6 +28,7 @@ def main(config: DictConfig) -> None:
     """Train; the status will be 1 where photos had to be left out."""
     with refusing("train_multibox", config):
         keep_freed_memory()
+        keep_kernels()
         settings, plain = settings_of(config)
         assert isinstance(settings, MultiBoxTrainConfig)
         status = train_multibox(
