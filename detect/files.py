@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from proposals.files import FileBusy, open_locked, replacing
 
@@ -21,7 +20,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 class FileLock:
-    """Keeps other processes from a file: a hidden file beside it, gone when the lock is released.
+    """Keeps other processes from a file: a hidden file beside it, gone when the lock is closed.
 
     Args:
         path: What is written by the owner of the lock alone; it need not exist.
@@ -41,23 +40,12 @@ class FileLock:
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n".encode())
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let others have it; a second call does nothing."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)  # while it is still held
             self._file.close()
             self._file = None
-
-    def __enter__(self) -> FileLock:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -135,7 +135,7 @@ class Ledger:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        self._lock.release()
+        self._lock.close()
 
     def __enter__(self) -> Ledger:
         return self

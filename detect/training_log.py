@@ -11,7 +11,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class TrainingLog:
             ValueError: If the state was saved by a training with another recipe.
         """
         self._trainer = trainer
-        with FileLock(self.state_path) if self.writes else nullcontext():
+        with closing(FileLock(self.state_path)) if self.writes else nullcontext():
             if self.state_path.exists():
                 trainer.restore(self.state_path, self.recipe)
                 lines = [json.loads(line) for _, line in numbered_lines(self.folder / "log.jsonl")]

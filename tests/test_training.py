@@ -184,9 +184,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from detect.files import FileLock
-with FileLock(Path(sys.argv[2], "state.safetensors")):
-    print("taken", flush=True)
-    sys.stdin.read()
+lock = FileLock(Path(sys.argv[2], "state.safetensors"))
+print("taken", flush=True)
+sys.stdin.read()
+lock.close()
 """
     command = [sys.executable, "-c", code, str(ROOT), str(tmp_path)]
     log = TrainingLog(tmp_path, {}, save_minutes=60)
