@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from proposals.files import FileBusy, open_locked, replacing
@@ -43,7 +44,8 @@ class FileLock:
     def close(self) -> None:
         """Let others have it; a second call does nothing."""
         if self._file is not None:
-            self._path.unlink(missing_ok=True)  # while it is still held
+            with suppress(OSError):  # Windows removes no open file
+                self._path.unlink()  # while it is still held
             self._file.close()
             self._file = None
 
