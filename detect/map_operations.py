@@ -119,14 +119,15 @@ def _max_pool_gradient(x, pooled, gradient, window, stride, padding, out):  # ty
                     left_over[k] = load(given[k])
                 for y in range(top, bottom):
                     for z in range(left, right):
-                        _hand_over(left_over, x[i, y, z], largest, total[y, z])
+                        hand_over(left_over, x[i, y, z], largest, total[y, z])
         flat, result = total.reshape(-1), out[i].reshape(-1)
         for k in range(len(flat)):
             result[k] = store(flat[k], out)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _hand_over(left_over, values, largest, total):  # type: ignore[no-untyped-def]
+def hand_over(left_over, values, largest, total):  # type: ignore[no-untyped-def]
+    """Add a window's gradient, channel by channel, where an element is the largest; once."""
     for k in range(len(total)):
         share = left_over[k] if values[k] == largest[k] else np.float32(0)
         total[k] += share

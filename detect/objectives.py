@@ -92,9 +92,8 @@ class SharedObjective:
             with _autocast(self.device):
                 maps = self.trunk.network.map_blocks(maps, self.config.train_from, "4e")
         chosen = self._choose(maps.detach(), boxes, prepared.regions)
-        trunk = self.trunk if maps.requires_grad else self._frozen
         with _autocast(self.device):
-            features = self.trunk.network.inception5(trunk.pooled_boxes(maps, boxes[chosen]))
+            features = self.trunk.network.inception5(self.trunk.pooled_boxes(maps, boxes[chosen]))
         features = drop(features.float(), self.config.dropout, generator)
         return region_loss(self.head, features, prepared.regions[chosen], self.config)
 

@@ -7,14 +7,20 @@ channels first and takes several times as long as reading whole rows of a channe
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from detect.bfloat16 import load, rows, store
+from detect.map_operations import hand_over
+
+_Array = NDArray[Any]
 
 POINTS = 14  # a side of a region, as in a 224 x 224 crop
 
@@ -53,6 +59,8 @@ def sample_regions(maps: Tensor, boxes: Tensor) -> Tensor:
 def sample_and_pool(maps: Tensor, boxes: Tensor, window: int) -> Tensor:
     """Sample regions and take the maxima of windows two points apart, in one compiled pass.
 
+    With gradients, which are summed over regions in float32 whatever the map's type.
+
     Args:
         maps: Map of one image on a CPU, ``[1, C, h, w]``, at least 2 x 2 points, float32 or
             bfloat16.
@@ -69,22 +77,37 @@ def sample_and_pool(maps: Tensor, boxes: Tensor, window: int) -> Tensor:
     finite = boxes.isfinite().all(dim=1)
     if not finite.all():  # its neighbours would lie outside of the map, and of the memory
         raise ValueError(f"regions must be finite: got {boxes[~finite][0].tolist()} on the map")
-    channels, height, width = maps.shape[1:]
+    pooled: Tensor = _SampleAndPool.apply(maps, boxes, window)
+    return pooled
+
+
+class _SampleAndPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, boxes: Tensor, window: int) -> Tensor:
+        side = POINTS // 2
+        shape = (len(boxes), maps.shape[1], side, side)
+        out = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
+        _sample_and_pool(rows(maps)[0], *_grid(maps, boxes), window, rows(out))
+        ctx.save_for_backward(maps, boxes)
+        ctx.window = window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        maps, boxes = ctx.saved_tensors
+        total = np.zeros((*maps.shape[2:], maps.shape[1]), np.float32)
+        grid = _grid(maps, boxes)
+        _pooled_gradient(rows(maps)[0], *grid, ctx.window, rows(gradients[0]), total)
+        result = torch.from_numpy(total)[None].permute(0, 3, 1, 2)
+        return result.to(maps.dtype), None, None
+
+
+def _grid(maps: Tensor, boxes: Tensor) -> tuple[_Array, _Array, _Array, _Array]:
+    """Return left neighbours and their weights, top neighbours and theirs: see ``_neighbours``."""
+    height, width = maps.shape[2:]
     left, weight_x = _neighbours(boxes[:, 0], boxes[:, 2], width)
     top, weight_y = _neighbours(boxes[:, 1], boxes[:, 3], height)
-    side = POINTS // 2
-    shape = (len(boxes), channels, side, side)
-    out = torch.empty(shape, dtype=maps.dtype, memory_format=torch.channels_last)
-    _sample_and_pool(
-        rows(maps)[0],
-        left.numpy(),
-        weight_x.float().numpy(),
-        top.numpy(),
-        weight_y.float().numpy(),
-        window,
-        rows(out),
-    )
-    return out
+    return left.numpy(), weight_x.float().numpy(), top.numpy(), weight_y.float().numpy()
 
 
 def _neighbours(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -131,6 +154,51 @@ def _sample_and_pool(  # type: ignore[no-untyped-def]
                     out[n, i, j, k] = store(best[k], out)
 
 
+@njit(cache=True, nogil=True)
+def _pooled_gradient(  # type: ignore[no-untyped-def]
+    maps, left, weight_x, top, weight_y, window, gradient, out
+):
+    """Add to each point of the map, ``[H, W, C]``, what the largest points of windows hand on."""
+    channels, points = maps.shape[2], left.shape[1]
+    values = np.empty((points, points, channels), np.float32)  # of a region
+    handed = np.empty((points, points, channels), np.float32)
+    largest, left_over = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    for n in range(len(gradient)):
+        for p in range(points):
+            upper, lower = maps[top[n, p]], maps[top[n, p] + 1]
+            across = weight_y[n, p, 0], weight_y[n, p, 1]
+            for q in range(points):
+                x = left[n, q]
+                along = weight_x[n, q, 0], weight_x[n, q, 1]
+                neighbours = upper[x], upper[x + 1], lower[x], lower[x + 1]
+                _interpolate(neighbours, along, across, values[p, q])
+        handed[:] = 0
+        for i in range(gradient.shape[1]):
+            bottom = min(2 * i + window, points)
+            for j in range(gradient.shape[2]):
+                right = min(2 * j + window, points)
+                for k in range(channels):
+                    left_over[k] = load(gradient[n, i, j, k])
+                    largest[k] = values[2 * i, 2 * j, k]
+                for p in range(2 * i, bottom):
+                    for q in range(2 * j, right):
+                        _max_of_two(largest, values[p, q], largest)
+                for p in range(2 * i, bottom):
+                    for q in range(2 * j, right):
+                        hand_over(left_over, values[p, q], largest, handed[p, q])
+        for p in range(points):
+            upper, lower = out[top[n, p]], out[top[n, p] + 1]
+            for q in range(points):
+                x = left[n, q]
+                for k in range(channels):
+                    above = weight_y[n, p, 0] * handed[p, q, k]
+                    below = weight_y[n, p, 1] * handed[p, q, k]
+                    upper[x, k] += weight_x[n, q, 0] * above
+                    upper[x + 1, k] += weight_x[n, q, 1] * above
+                    lower[x, k] += weight_x[n, q, 0] * below
+                    lower[x + 1, k] += weight_x[n, q, 1] * below
+
+
 @njit(inline="always")
 def _interpolate(neighbours, along, across, out):  # type: ignore[no-untyped-def]
     a, b, c, d = neighbours
@@ -140,6 +208,12 @@ def _interpolate(neighbours, along, across, out):  # type: ignore[no-untyped-def
         upper = left * load(a[k]) + right * load(b[k])
         lower = left * load(c[k]) + right * load(d[k])
         out[k] = top * upper + bottom * lower
+
+
+@njit(inline="always")
+def _max_of_two(a, b, out):  # type: ignore[no-untyped-def]
+    for k in range(len(out)):
+        out[k] = max(a[k], b[k])
 
 
 @njit(inline="always")

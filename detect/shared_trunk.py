@@ -80,7 +80,7 @@ class SharedTrunk(nn.Module):
             What inception 5 takes, ``[N, 832, 7, 7]``.
         """
         pool = self.network.pool4
-        if isinstance(pool, CompiledMaxPool) and not maps.requires_grad:  # it has no gradients
+        if isinstance(pool, CompiledMaxPool):
             return sample_and_pool(maps, boxes, pool.kernel_size)
         return pool(sample_regions(maps, boxes))  # type: ignore[no-any-return]
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
@@ -51,6 +54,42 @@ def test_sampling_and_pooling_at_once_equals_one_after_the_other(
     found = sample_and_pool(maps, boxes, window)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert found.permute(0, 2, 3, 1).is_contiguous()
+
+
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("n", [0, 1, 60])
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (9, 13)])
+def test_sampling_and_pooling_at_once_has_the_gradient_of_one_after_the_other(
+    window: int, n: int, height: int, width: int
+) -> None:
+    boxes = random_boxes(n, width, height)
+    weights = torch.randn(n, 6, POINTS // 2, POINTS // 2)
+
+    def gradient_of(sample: Callable[[Tensor], Tensor]) -> Tensor:
+        generator = torch.Generator().manual_seed(7)
+        maps = torch.randn(1, 6, height, width, generator=generator).relu()  # has equal points
+        maps.requires_grad_()
+        (sample(maps) * weights).sum().backward()
+        assert maps.grad is not None
+        return maps.grad
+
+    expected = gradient_of(
+        lambda maps: F.max_pool2d(sample_regions(maps, boxes), window, 2, ceil_mode=True)
+    )
+    found = gradient_of(lambda maps: sample_and_pool(maps, boxes, window))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradient_of_many_regions_in_bfloat16_is_summed_in_float32() -> None:
+    boxes = random_boxes(300, 8, 8)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        maps = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
+        maps = maps.to(dtype).requires_grad_()
+        sample_and_pool(maps, boxes, 3).sum().backward()
+        assert maps.grad is not None
+        gradients.append(maps.grad)
+    assert torch.equal(gradients[0].bfloat16(), gradients[1])
 
 
 def test_bfloat16_is_rounded_once_to_the_nearest() -> None:
