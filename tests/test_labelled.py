@@ -644,6 +644,8 @@ DOCS = (ROOT / "docs" / "data.md").read_text()
 
 
 def test_the_settings_in_the_commands_of_the_docs_exist() -> None:
+    import detect.settings  # noqa: F401  # registers them
+
     commands = re.findall(r"^python tools/propose\.py (.+)$", DOCS, re.M)
     assert {"data=voc", "data=coco", "data=ilsvrc"} <= set(" ".join(commands).split())
     for command in commands:
