@@ -71,7 +71,7 @@ def main() -> int:
         print(__doc__, config.settings_help(DetectConfig)["template"], sep="\n")
         return 0 if arguments else 2
     keep_freed_memory()
-    keep_kernels(8_000)
+    keep_kernels(4_000)
     return answer("detect", lambda: run(*config.split_arguments(arguments)))
 
 
