@@ -34,7 +34,9 @@ class FileLock:
         self._path = path.with_name(f".{path.name}.lock")
         self._file = open_locked(self._path)
         if self._file is None:
-            owner = self._path.read_text(encoding="ascii").strip()
+            owner = "unknown"
+            with suppress(OSError):  # it may have ended meanwhile
+                owner = self._path.read_text(encoding="ascii").strip()
             raise FileBusy(
                 f"{path} is in use by another run (process {owner}): wait for it or stop it"
             )

@@ -88,16 +88,16 @@ def _max_pool(x, window, stride, padding, out):  # type: ignore[no-untyped-def]
         for row in range(out.shape[1]):
             top = max(row * stride - padding, 0)
             bottom = min(row * stride - padding + window, height)
-            _max_of_two(x[i, top].reshape(-1), x[i, bottom - 1].reshape(-1), flat)
+            max_of_two(x[i, top].reshape(-1), x[i, bottom - 1].reshape(-1), flat)
             for y in range(top + 1, bottom - 1):
-                _max_of_two(flat, x[i, y].reshape(-1), flat)
+                max_of_two(flat, x[i, y].reshape(-1), flat)
             for column in range(out.shape[2]):
                 left = max(column * stride - padding, 0)
                 right = min(column * stride - padding + window, width)
                 if right - left == 3:
-                    _max_of_three(best[left], best[left + 1], best[left + 2], out[i, row, column])
+                    max_of_three(best[left], best[left + 1], best[left + 2], out[i, row, column])
                 else:
-                    _max_of_two(best[left], best[right - 1], out[i, row, column])
+                    max_of_two(best[left], best[right - 1], out[i, row, column])
 
 
 @njit(cache=True, nogil=True)
@@ -135,13 +135,15 @@ def hand_over(left_over, values, largest, total):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _max_of_two(a, b, out):  # type: ignore[no-untyped-def]
+def max_of_two(a, b, out):  # type: ignore[no-untyped-def]
+    """Write the larger of two elements, channel by channel."""
     for k in range(len(out)):
         out[k] = max(a[k], b[k])
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _max_of_three(a, b, c, out):  # type: ignore[no-untyped-def]
+def max_of_three(a, b, c, out):  # type: ignore[no-untyped-def]
+    """Write the largest of three elements, channel by channel."""
     for k in range(len(out)):
         out[k] = max(max(a[k], b[k]), c[k])
 
