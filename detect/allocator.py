@@ -35,6 +35,7 @@ def keep_kernels(count: int = 20_000) -> None:
     ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` in the environment takes precedence.
 
     Args:
-        count: Kernels, of 0.1 MB each; in a training on VOC2007 they come to take 2.8 GiB.
+        count: Kernels; 20,000 came to take 2.8 GiB in a training on VOC2007, 8,000 took 1.9 GiB in
+            detection, 4,000 0.6.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(count))
