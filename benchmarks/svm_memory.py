@@ -1,6 +1,6 @@
 """Memory and disk that head=svm takes on all of VOC2007 train: one process, one pass of mining.
 
-    python benchmarks/svm_memory.py VOC_ROOT [--checkpoint FILE] [--photos 0]
+    python benchmarks/svm_memory.py VOC_ROOT [--checkpoint FILE | --weights FILE] [--keep FOLDER]
 
 Also prints the minutes and, on photos of val, the mAP of the SVMs on the checkpoint's network.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("voc", type=Path, help="folder of VOC2007")
-    parser.add_argument("--checkpoint", type=Path, help="whose network stays; the bundled one")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--checkpoint", type=Path, help="whose network stays; the bundled one")
+    network.add_argument(
+        "--weights", type=Path, help="ImageNet weights, of a network not fine-tuned"
+    )
+    parser.add_argument("--keep", type=Path, help="folder for the checkpoint")
     parser.add_argument("--photos", type=int, default=0, help="of train, at most; 0: all")
     parser.add_argument("--others", type=int, default=200, help="of val, to measure on")
     arguments = parser.parse_args()
@@ -52,8 +58,9 @@ def main() -> None:
         command += [f"data.root={arguments.voc.resolve()}", f"photos={arguments.photos}"]
         command += [f"out={folder}/out", f"cache={folder}/cache"]
         command += ["validation.split=val", f"validation.photos={arguments.others}"]
-        if arguments.checkpoint:
-            command.append(f"checkpoint={arguments.checkpoint.resolve()}")
+        for name in ("checkpoint", "weights"):
+            if file := getattr(arguments, name):
+                command.append(f"{name}={file.resolve()}")
         start, largest, ended = time.perf_counter(), 0, 0
         process = subprocess.Popen(command)
         while not ended:
@@ -62,6 +69,9 @@ def main() -> None:
             time.sleep(0.2)
         if status:
             sys.exit(f"training ended with status {os.waitstatus_to_exitcode(status)}")
+        if arguments.keep:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(f"{folder}/out/checkpoint.safetensors", arguments.keep)
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes")
     print(MEMORY.verdict(usage.ru_maxrss / 2**20))
     print(DISK.verdict(largest / 1e9))

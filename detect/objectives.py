@@ -27,7 +27,7 @@ from detect.shared_geometry import map_boxes, resize_image
 from detect.shared_trunk import SharedTrunk
 from detect.training import Part
 
-BLOCKS = (*MAP_BLOCKS, "5a", "5b")
+BLOCKS = (*MAP_BLOCKS, "5a", "5b", "head")  # the last: the network stays as it is
 _AUXILIARY_DROPOUT = 0.7  # the paper's
 _AUXILIARY = {"4a": "aux1", "4d": "aux2"}
 
@@ -245,7 +245,7 @@ def drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def choose_parts(network: GoogLeNet, head: RegionHead, train_from: str) -> list[Part]:
-    """Let the blocks from one on ask for gradients, and no other.
+    """Let the head and the blocks from one on ask for gradients, and no other block.
 
     Raises:
         ValueError: If the network has no such block.
@@ -253,12 +253,12 @@ def choose_parts(network: GoogLeNet, head: RegionHead, train_from: str) -> list[
     if train_from not in BLOCKS:
         raise ValueError(f"train_from={train_from!r}: must be one of {', '.join(BLOCKS)}")
     network.requires_grad_(False)
-    names = BLOCKS[max(1, BLOCKS.index(train_from)) :]
+    names = BLOCKS[max(1, BLOCKS.index(train_from)) : -1]
     blocks: list[nn.Module] = [getattr(network, f"inception{name}") for name in names]
     if train_from == "conv":
         blocks = [network.conv1, network.conv2, network.conv3, *blocks]
-    trained = nn.ModuleList(blocks).requires_grad_(True)
-    return [Part(trained), Part(head.requires_grad_(True), fresh=True)]
+    parts = [Part(nn.ModuleList(blocks).requires_grad_(True))] if blocks else []
+    return [*parts, Part(head.requires_grad_(True), fresh=True)]
 
 
 def _prepare(network: GoogLeNet) -> GoogLeNet:

@@ -46,7 +46,7 @@ class SamplingConfig:
     colour_jitter: float = 0.2  # brightness, contrast and saturation vary by this share
     dropout: float = 0.4  # share of the features dropped; the paper's
     box_weight: float = 1.0  # weight of the box loss; Fast R-CNN
-    train_from: str = "4a"  # first block that is trained, conv to 5b; those before stay as they are
+    train_from: str = "4a"  # first block that is trained, conv to 5b, or head; those before stay
 
     def __post_init__(self) -> None:
         if self.candidates_per_photo < self.regions_per_photo:

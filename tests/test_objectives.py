@@ -76,7 +76,7 @@ def test_training_lowers_the_loss(kind, square_records, proposals) -> None:
 
 
 @pytest.mark.parametrize("kind", ["shared", "crops"])
-@pytest.mark.parametrize("train_from", ["conv", "3b", "4e", "5a"])
+@pytest.mark.parametrize("train_from", ["conv", "3b", "4e", "5a", "head"])
 def test_blocks_from_the_chosen_one_on_get_gradients(
     kind, train_from, square_records, proposals
 ) -> None:
@@ -91,13 +91,16 @@ def test_blocks_from_the_chosen_one_on_get_gradients(
         chosen = BLOCKS.index(block) >= BLOCKS.index(train_from)
         assert (id(parameter) in trained) == parameter.requires_grad == chosen, name
     first = dict(zip(map(id, parameters), gradients, strict=True))
+    if train_from == "head":
+        assert first[id(objective.head.classifier.weight)].abs().sum() > 0
+        return
     name = "conv1.conv" if train_from == "conv" else f"inception{train_from}.branch1.conv"
     weight = network_of(objective).get_submodule(name).weight
     assert first[id(weight)].abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", ["shared", "crops"])
-@pytest.mark.parametrize("train_from", ["4a", "5b"])
+@pytest.mark.parametrize("train_from", ["4a", "5b", "head"])
 def test_what_is_frozen_runs_as_the_plain_network_does(
     kind, train_from, square_records, proposals
 ) -> None:
