@@ -126,7 +126,7 @@ def build_scorer(scorer: Scorer) -> Detector:
     return Detector.load(
         load(scorer),
         proposer=proposer,
-        max_level=settings.max_level,
+        pyramid=settings.pyramid,
         rejection_threshold=settings.rejection_threshold,
     )
 
@@ -172,7 +172,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="name=value: experiment, proposer, multibox, max_level and rejection_threshold of "
+        epilog="name=value: experiment, proposer, multibox, pyramid and rejection_threshold of "
         "tools/detect.py",
         formatter_class=argparse.RawTextHelpFormatter,
     )

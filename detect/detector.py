@@ -86,7 +86,7 @@ class Detector:
         checkpoint: str | Path | Checkpoint | Sequence[str | Path] = BUNDLED,
         *,
         regions: str | None = None,
-        max_level: float | None = None,
+        pyramid: Sequence[float] | None = None,
         proposer: Proposer | None = None,
         merge: MergeConfig | None = None,
         augmentation: AugmentConfig | None = None,
@@ -103,7 +103,7 @@ class Detector:
             checkpoint: A file made by tools/train.py, or what was read from it; several of the same
                 classes are averaged; for onnxruntime also a folder made by tools/export.py.
             regions: ``shared`` (one trunk pass an image) or ``crops``; by default as trained.
-            max_level: Of a shared trunk's pyramid; larger levels are left out. By default none is.
+            pyramid: Levels of a shared trunk, factors of its usual size; by default as trained.
             proposer: By default the paper's: see ``detect.multibox_proposals.default_proposals``.
             merge: Settings of soft-NMS or NMS, and of voting.
             augmentation: Views of an image that are averaged; by default it alone.
@@ -123,8 +123,8 @@ class Detector:
         if backend == "onnxruntime":
             if device not in (None, "cpu", torch.device("cpu")):
                 raise ValueError(f"device={device}: backend=onnxruntime computes on the CPU")
-            if max_level is not None:
-                raise ValueError(f"max_level={max_level} needs backend=torch")
+            if pyramid is not None:
+                raise ValueError(f"pyramid={pyramid} needs backend=torch")
             proposer = proposer or default_proposals(sources[0], device="cpu")
             source = sources[0] if len(sources) == 1 else _join(sources)
             classifier, names = _on_onnxruntime(source, regions, precision, threads)
@@ -133,8 +133,8 @@ class Detector:
         if backend != "torch":
             raise ValueError(f"backend={backend}: choose torch or onnxruntime")
         joined, place = _join(sources), choose_device(device)
-        joined = replace(joined, shared=joined.shared.up_to(max_level))
-        proposer = proposer or default_proposals(sources[0], max_level=max_level, device=place)
+        joined = replace(joined, shared=joined.shared.with_levels(pyramid))
+        proposer = proposer or default_proposals(sources[0], pyramid=pyramid, device=place)
         classifier = build_classifier(
             joined,
             device=place,

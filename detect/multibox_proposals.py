@@ -37,7 +37,7 @@ def multibox_proposals(
     *,
     max_boxes: int = 200,
     nms_threshold: float = 0.7,
-    max_level: float | None = None,
+    pyramid: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     threads: int = 1,
 ) -> MultiBoxProposer:
@@ -51,7 +51,7 @@ def multibox_proposals(
         checkpoint: Detector, of files a,b the first; by default the bundled one.
         max_boxes: Of an image, the most confident ones.
         nms_threshold: Of boxes that overlap by more, the most confident one stays.
-        max_level: Of the trunk's pyramid; larger levels are not read. By default all are.
+        pyramid: Levels of the trunk that are read; by default those that it learned from.
         device: By default a CUDA device where there is one.
         threads: Cores that one image may use on a CPU.
 
@@ -74,9 +74,9 @@ def multibox_proposals(
         made,
         detector,
         device=choose_device(device),
-        max_level=max_level,
+        pyramid=pyramid,
         threads=threads,
-        name=file_digest(path) + ("" if max_level is None else f" up to {max_level}"),
+        name=file_digest(path) + ("" if pyramid is None else f" at {list(pyramid)}"),
     )
     proposer.max_boxes, proposer.nms_threshold = max_boxes, nms_threshold
     return proposer
@@ -87,7 +87,7 @@ def default_proposals(
     multibox: str | Path | None = None,
     *,
     max_boxes: int | None = None,
-    max_level: float | None = None,
+    pyramid: Sequence[float] | None = None,
     device: str | torch.device | None = None,
 ) -> Proposer:
     """Choose the paper's proposals where a MultiBox goes with a detector.
@@ -100,7 +100,7 @@ def default_proposals(
         checkpoint: Detector, of files a,b the first; by default the bundled one.
         multibox: File of tools/train_multibox.py.
         max_boxes: Of an image; by default ``UNION_BUDGET`` where there is a MultiBox, else all.
-        max_level: Of the trunk's pyramid; larger levels are not read. By default all are.
+        pyramid: Levels of the trunk that are read; by default those that it learned from.
         device: By default a CUDA device where there is one.
 
     Raises:
@@ -110,7 +110,7 @@ def default_proposals(
         detector, made = _loaded(_first(checkpoint)), load_multibox(BUNDLED_MULTIBOX)
         if detector is None or trunk_digest(detector.network, made.form) != made.trunk:
             return SelectiveSearch("googlenet", max_boxes=max_boxes)
-    learned = multibox_proposals(multibox, checkpoint, max_level=max_level, device=device)
+    learned = multibox_proposals(multibox, checkpoint, pyramid=pyramid, device=device)
     budget = UNION_BUDGET if max_boxes is None else max_boxes
     return Union([learned, SelectiveSearch("googlenet")], max_boxes=budget)
 
@@ -137,7 +137,7 @@ def make_proposer(
     detector: Checkpoint,
     *,
     device: torch.device,
-    max_level: float | None = None,
+    pyramid: Sequence[float] | None = None,
     threads: int = 1,
     name: str = "",
 ) -> MultiBoxProposer:
@@ -147,19 +147,19 @@ def make_proposer(
         made: The MultiBox; not changed.
         detector: Has the trunk that it learned from.
         device: Where both compute.
-        max_level: Of the trunk's pyramid; larger levels are not read. By default all are.
+        pyramid: Levels of the trunk that are read; by default those that it learned from.
         threads: Cores that one image may use on a CPU.
         name: Tells the weights from others.
 
     Raises:
-        ValueError: If no level is left.
+        ValueError: If there is no level, or one without size.
     """
     if made.form == "whole":
         network = prepare_network(detector.network, dtype=best_precision(device), device=device)
         trunk: Trunk = WholeImageFeatures(network, detector.preprocessing, made.crop_scales)
     else:
         own = copy.copy(detector)
-        own.shared = made.shared.up_to(max_level)
+        own.shared = made.shared.with_levels(pyramid)
 
         @cache
         def classifier() -> SharedTrunkClassifier:

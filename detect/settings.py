@@ -24,7 +24,7 @@ class DetectConfig:
     out: str = "out"  # folder of the results
     checkpoint: str | None = None  # of tools/train.py; of a,b averaged; by default the bundled one
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
-    max_level: float | None = None  # of a shared trunk's pyramid; larger ones are left out
+    pyramid: list[float] | None = None  # levels of a shared trunk, 1: 600 pixels; null: as trained
     proposer: Any = MISSING  # auto (googlenet where a MultiBox fits), superpixels_x2, fast, quality
     multibox: str | None = None  # of tools/train_multibox.py; by default the bundled one
     merge: MergeConfig = field(default_factory=MergeConfig)
@@ -84,7 +84,7 @@ def build_detector(settings: DetectConfig, threads: int = 0) -> Detector:
     return Detector.load(
         files[0] if len(files) == 1 else files,
         regions=settings.regions,
-        max_level=settings.max_level,
+        pyramid=settings.pyramid,
         proposer=build("proposer", settings.proposer),
         merge=settings.merge,
         augmentation=settings.augment,
@@ -121,7 +121,7 @@ def decisive_settings(
     """
     names = (
         "regions",
-        "max_level",
+        "pyramid",
         "merge",
         "augment",
         "rejection_threshold",

@@ -43,18 +43,13 @@ class SharedTrunkConfig:
         if not 0 < self.region_side < math.inf:
             raise ValueError(f"region_side must be above 0 pixels: got {self.region_side}")
 
-    def up_to(self, max_level: float | None) -> SharedTrunkConfig:
-        """Return the same without the levels of the pyramid above one; None: itself.
+    def with_levels(self, factors: Sequence[float] | None) -> SharedTrunkConfig:
+        """Return the same with other levels; None: itself.
 
         Raises:
-            ValueError: If no level is left.
+            ValueError: If there is no level, or one without size.
         """
-        if max_level is None:
-            return self
-        kept = [factor for factor in self.pyramid if factor <= max_level]
-        if not kept:
-            raise ValueError(f"max_level={max_level} leaves none of the levels {self.pyramid}")
-        return replace(self, pyramid=kept)
+        return self if factors is None else replace(self, pyramid=list(factors))
 
     def check_levels(self, factors: Sequence[float]) -> None:
         """Refuse levels that the pyramid does not have.

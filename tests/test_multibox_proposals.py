@@ -84,18 +84,18 @@ def test_a_multibox_can_read_the_bundled_trunk_beside_any_detector(detector: Pat
 
 def test_maps_are_shared_at_some_levels_too(detector: Path, multibox: Path, photo) -> None:
     made = load_checkpoint(detector)
-    for max_level, pyramid in ((None, LEVELS), (0.8, [0.7])):
-        proposer = multibox_proposals(multibox, made, max_level=max_level, device="cpu")
+    for pyramid in (None, [0.7], [0.7, 0.8]):
+        proposer = multibox_proposals(multibox, made, pyramid=pyramid, device="cpu")
         expected = proposer(photo)
-        loaded = Detector.load(made, max_level=max_level, proposer=proposer, device="cpu")
+        loaded = Detector.load(made, pyramid=pyramid, proposer=proposer, device="cpu")
         assert isinstance(loaded.proposer, MultiBoxProposer)
         assert isinstance(loaded.proposer.trunk, PyramidMaps)
         assert loaded.proposer.trunk.image_maps == loaded.classifier.image_maps
         assert torch.allclose(loaded.proposer(photo), expected, atol=1e-2)
-        assert loaded.classifier.trunk.config.pyramid == pyramid
+        assert loaded.classifier.trunk.config.pyramid == (pyramid or LEVELS)
     assert made.shared.pyramid == LEVELS  # is not changed
     whole = multibox_proposals(multibox, made, device="cpu")
-    one_level = Detector.load(made, max_level=0.7, proposer=whole, device="cpu")
+    one_level = Detector.load(made, pyramid=[0.7], proposer=whole, device="cpu")
     assert one_level.proposer is whole  # it reads a level that the classifier does without
     digest = trunk_digest(made.network, "grid")
     assert share_trunk(SelectiveSearch(), one_level.classifier, digest).scales  # nothing to share
@@ -119,12 +119,12 @@ def test_the_boxes_do_not_depend_on_the_cores(photo) -> None:
 
 
 def test_a_pyramid_without_levels_is_refused(detector: Path, multibox: Path) -> None:
-    with pytest.raises(ValueError, match=r"max_level=0.3 leaves none of the levels \[0.7, 1.0\]"):
-        Detector.load(detector, max_level=0.3)
-    with pytest.raises(ValueError, match="leaves none"):
-        multibox_proposals(multibox, detector, max_level=0.3)
+    with pytest.raises(ValueError, match=r"pyramid must hold factors above 0: got \[0.7, 0.0\]"):
+        Detector.load(detector, pyramid=[0.7, 0.0])
+    with pytest.raises(ValueError, match="got"):
+        multibox_proposals(multibox, detector, pyramid=[])
     with pytest.raises(ValueError, match="needs backend=torch"):
-        Detector.load(detector, max_level=0.7, backend="onnxruntime")
+        Detector.load(detector, pyramid=[0.7], backend="onnxruntime")
 
 
 def test_a_multibox_of_no_known_trunk_is_refused(detector: Path, multibox: Path, tmp_path) -> None:
