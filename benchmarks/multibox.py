@@ -151,7 +151,7 @@ def main() -> None:
     keep_kernels(4_000)  # as tools/detect.py
     fast, _ = load_config("detect", ["experiment=fast"])
     assert isinstance(fast, DetectConfig)
-    fewer = fast.pyramid or []
+    fewer = fast.pyramid
     classes = [VOC_CLASSES.index(name) for name in arguments.classes or VOC_CLASSES]
     wanted = torch.tensor(classes)
     records = [r for r in read_voc(arguments.voc, arguments.split)

@@ -86,7 +86,7 @@ class Detector:
         checkpoint: str | Path | Checkpoint | Sequence[str | Path] = BUNDLED,
         *,
         regions: str | None = None,
-        pyramid: Sequence[float] | None = None,
+        pyramid: Sequence[float] = (),
         proposer: Proposer | None = None,
         merge: MergeConfig | None = None,
         augmentation: AugmentConfig | None = None,
@@ -123,8 +123,8 @@ class Detector:
         if backend == "onnxruntime":
             if device not in (None, "cpu", torch.device("cpu")):
                 raise ValueError(f"device={device}: backend=onnxruntime computes on the CPU")
-            if pyramid is not None:
-                raise ValueError(f"pyramid={pyramid} needs backend=torch")
+            if pyramid:
+                raise ValueError(f"pyramid={list(pyramid)} needs backend=torch")
             proposer = proposer or default_proposals(sources[0], device="cpu")
             source = sources[0] if len(sources) == 1 else _join(sources)
             classifier, names = _on_onnxruntime(source, regions, precision, threads)

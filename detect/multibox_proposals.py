@@ -37,7 +37,7 @@ def multibox_proposals(
     *,
     max_boxes: int = 200,
     nms_threshold: float = 0.7,
-    pyramid: Sequence[float] | None = None,
+    pyramid: Sequence[float] = (),
     device: str | torch.device | None = None,
     threads: int = 1,
 ) -> MultiBoxProposer:
@@ -76,7 +76,7 @@ def multibox_proposals(
         device=choose_device(device),
         pyramid=pyramid,
         threads=threads,
-        name=file_digest(path) + ("" if pyramid is None else f" at {list(pyramid)}"),
+        name=file_digest(path) + (f" at {list(pyramid)}" if pyramid else ""),
     )
     proposer.max_boxes, proposer.nms_threshold = max_boxes, nms_threshold
     return proposer
@@ -87,7 +87,7 @@ def default_proposals(
     multibox: str | Path | None = None,
     *,
     max_boxes: int | None = None,
-    pyramid: Sequence[float] | None = None,
+    pyramid: Sequence[float] = (),
     device: str | torch.device | None = None,
 ) -> Proposer:
     """Choose the paper's proposals where a MultiBox goes with a detector.
@@ -137,7 +137,7 @@ def make_proposer(
     detector: Checkpoint,
     *,
     device: torch.device,
-    pyramid: Sequence[float] | None = None,
+    pyramid: Sequence[float] = (),
     threads: int = 1,
     name: str = "",
 ) -> MultiBoxProposer:
@@ -152,7 +152,7 @@ def make_proposer(
         name: Tells the weights from others.
 
     Raises:
-        ValueError: If there is no level, or one without size.
+        ValueError: If a level has no size.
     """
     if made.form == "whole":
         network = prepare_network(detector.network, dtype=best_precision(device), device=device)

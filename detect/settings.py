@@ -24,7 +24,7 @@ class DetectConfig:
     out: str = "out"  # folder of the results
     checkpoint: str | None = None  # of tools/train.py; of a,b averaged; by default the bundled one
     regions: str | None = None  # shared (trunk once an image) or crops; by default as trained
-    pyramid: list[float] | None = None  # levels of a shared trunk, 1: 600 pixels; null: as trained
+    pyramid: list[float] = field(default_factory=list)  # levels, 1: 600 pixels; []: as trained
     proposer: Any = MISSING  # auto (googlenet where a MultiBox fits), superpixels_x2, fast, quality
     multibox: str | None = None  # of tools/train_multibox.py; by default the bundled one
     merge: MergeConfig = field(default_factory=MergeConfig)

@@ -43,13 +43,13 @@ class SharedTrunkConfig:
         if not 0 < self.region_side < math.inf:
             raise ValueError(f"region_side must be above 0 pixels: got {self.region_side}")
 
-    def with_levels(self, factors: Sequence[float] | None) -> SharedTrunkConfig:
-        """Return the same with other levels; None: itself.
+    def with_levels(self, factors: Sequence[float]) -> SharedTrunkConfig:
+        """Return the same with other levels; without any: itself.
 
         Raises:
-            ValueError: If there is no level, or one without size.
+            ValueError: If one has no size.
         """
-        return self if factors is None else replace(self, pyramid=list(factors))
+        return replace(self, pyramid=list(factors)) if factors else self
 
     def check_levels(self, factors: Sequence[float]) -> None:
         """Refuse levels that the pyramid does not have.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hydra.utils import instantiate
 
+from detect.checkpoint import load_checkpoint
 from detect.classify_settings import ClassifyConfig
 from detect.config import (
     CONFIGS,
@@ -66,6 +67,22 @@ def test_text_settings_need_no_quotes(path: str) -> None:
     settings, _ = load_config("detect", [f"out={path}", "checkpoint=null"])
     assert settings.out == path
     assert settings.checkpoint is None
+
+
+@pytest.mark.parametrize(
+    ("override", "levels"),
+    [
+        ("pyramid=[0.5,1]", [0.5, 1.0]),
+        ("pyramid=1", [1.0]),
+        ("pyramid=[]", []),
+        ("experiment=fast", [0.3536, 0.5, 0.7071, 1.19]),
+    ],
+)
+def test_levels_are_those_of_classifier_and_multibox(override: str, levels: list[float]) -> None:
+    settings, plain = load_config("detect", [override, "proposer=multibox"])
+    assert settings.pyramid == levels
+    proposer = build("proposer", plain["proposer"])
+    assert proposer.trunk.factors == (levels or load_checkpoint().shared.pyramid)
 
 
 def test_paths_are_told_from_overrides(tmp_path, monkeypatch) -> None:

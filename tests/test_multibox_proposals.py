@@ -84,7 +84,7 @@ def test_a_multibox_can_read_the_bundled_trunk_beside_any_detector(detector: Pat
 
 def test_maps_are_shared_at_some_levels_too(detector: Path, multibox: Path, photo) -> None:
     made = load_checkpoint(detector)
-    for pyramid in (None, [0.7], [0.7, 0.8]):
+    for pyramid in ([], [0.7], [0.7, 0.8]):
         proposer = multibox_proposals(multibox, made, pyramid=pyramid, device="cpu")
         expected = proposer(photo)
         loaded = Detector.load(made, pyramid=pyramid, proposer=proposer, device="cpu")
@@ -122,7 +122,7 @@ def test_a_pyramid_without_levels_is_refused(detector: Path, multibox: Path) -> 
     with pytest.raises(ValueError, match=r"pyramid must hold factors above 0: got \[0.7, 0.0\]"):
         Detector.load(detector, pyramid=[0.7, 0.0])
     with pytest.raises(ValueError, match="got"):
-        multibox_proposals(multibox, detector, pyramid=[])
+        multibox_proposals(multibox, detector, pyramid=[-1.0])
     with pytest.raises(ValueError, match="needs backend=torch"):
         Detector.load(detector, pyramid=[0.7], backend="onnxruntime")
 
