@@ -82,7 +82,7 @@ def test_levels_are_those_of_classifier_and_multibox(override: str, levels: list
     settings, plain = load_config("detect", [override, "proposer=multibox"])
     assert settings.pyramid == levels
     proposer = build("proposer", plain["proposer"])
-    assert proposer.trunk.factors == (levels or load_checkpoint().shared.pyramid)
+    assert list(proposer.trunk.factors) == (levels or load_checkpoint().shared.pyramid)
 
 
 def test_paths_are_told_from_overrides(tmp_path, monkeypatch) -> None:
