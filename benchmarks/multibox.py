@@ -104,13 +104,16 @@ def cover(
 def time_it(
     records: Sequence[Record], multibox: Path, checkpoint: str | None, fewer: list[float]
 ) -> dict[str, list[float]]:
-    """Time MultiBox on maps that are there, and with the trunk; milliseconds of each photo.
+    """Time MultiBox on maps that are there, and with a trunk of its own at all levels and at fewer.
 
     Args:
         records: Photos.
         multibox: File of tools/train_multibox.py.
         checkpoint: Detector whose trunk it reads; by default the bundled one.
         fewer: Levels of the trunk, a cheaper choice.
+
+    Returns:
+        Milliseconds of each photo: ``shared``, ``own`` and ``fewer``.
     """
     detector = load_checkpoint(checkpoint) if checkpoint else load_checkpoint()
     classifier = build_classifier(detector, device=torch.device("cpu"))
@@ -120,17 +123,18 @@ def time_it(
     shared = share_trunk(own, classifier, trunk_digest(detector.network, "grid"))
     cheaper = multibox_proposals(multibox, detector, threads=cores, pyramid=fewer)
     levels = range(len(detector.shared.pyramid))
-    timed: dict[str, list[float]] = {"shared": [], "own": [], "cheaper": []}
+    proposers = {"shared": shared, "own": own, "fewer": cheaper}
+    timed: dict[str, list[float]] = {name: [] for name in proposers}
     for warm, record in [(True, records[0]), *((False, record) for record in records)]:
         assert record.path is not None
         image = read_image(record.path)
         classifier.image_maps(image, levels)
-        for proposer, measured in zip((shared, own, cheaper), timed.values(), strict=True):
-            seen = image if proposer is shared else image.clone()  # else one it has not seen
+        for name, proposer in proposers.items():
+            image = image if name == "shared" else image.clone()  # one whose maps are not there
             start = time.perf_counter()
-            proposer(seen)
+            proposer(image)
             if not warm:
-                measured.append(1000 * (time.perf_counter() - start))
+                timed[name].append(1000 * (time.perf_counter() - start))
     return timed
 
 
@@ -176,11 +180,11 @@ def main() -> None:
     if arguments.timed:
         chosen = spread(records, arguments.timed)
         timed = time_it(chosen, arguments.multibox, arguments.checkpoint, fewer)
-        shared, own, cheaper = map(statistics.median, timed.values())
+        medians = {name: statistics.median(measured) for name, measured in timed.items()}
         print(f"medians of {len(chosen)} photos:")
-        print(ADDED.verdict(shared))
-        print(f"{own:.1f} ms a photo where it is not, all levels")
-        print(OWN.verdict(cheaper))
+        print(ADDED.verdict(medians["shared"]))
+        print(f"{medians['own']:.1f} ms a photo where it is not, all levels")
+        print(OWN.verdict(medians["fewer"]))
 
 
 if __name__ == "__main__":
