@@ -2,14 +2,14 @@
 
     python benchmarks/svm_memory.py VOC_ROOT [--checkpoint FILE | --weights FILE] [--keep FOLDER]
 
-Also prints the minutes and, on photos of val, the mAP of the SVMs on the checkpoint's network.
+Also prints the minutes and, on photos of val, the mAP of the SVMs on the checkpoint's network. A
+run that was ended goes on with the same --keep; memory and minutes are of the last process then.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,15 +48,16 @@ def main() -> None:
     network.add_argument(
         "--weights", type=Path, help="ImageNet weights, of a network not fine-tuned"
     )
-    parser.add_argument("--keep", type=Path, help="folder for the checkpoint")
+    parser.add_argument("--keep", type=Path, help="folder to work in, which is kept")
     parser.add_argument("--photos", type=int, default=0, help="of train, at most; 0: all")
     parser.add_argument("--others", type=int, default=200, help="of val, to measure on")
     arguments = parser.parse_args()
     print(describe_machine())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep.resolve() if arguments.keep else temporary
         command = [sys.executable, str(ROOT / "tools" / "train.py"), "head=svm"]
         command += [f"data.root={arguments.voc.resolve()}", f"photos={arguments.photos}"]
-        command += [f"out={folder}/out", f"cache={folder}/cache"]
+        command += [f"out={folder}", f"cache={folder}/cache"]
         command += ["validation.split=val", f"validation.photos={arguments.others}"]
         for name in ("checkpoint", "weights"):
             if file := getattr(arguments, name):
@@ -69,9 +70,6 @@ def main() -> None:
             time.sleep(0.2)
         if status:
             sys.exit(f"training ended with status {os.waitstatus_to_exitcode(status)}")
-        if arguments.keep:
-            arguments.keep.mkdir(parents=True, exist_ok=True)
-            shutil.copy(f"{folder}/out/checkpoint.safetensors", arguments.keep)
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes")
     print(MEMORY.verdict(usage.ru_maxrss / 2**20))
     print(DISK.verdict(largest / 1e9))
