@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
 
 from detect.detections import Detections
 from detect.merging_kernels import find_candidates, keep_best, vote
 from detect.soft_nms import keep_softly
 from proposals.compiling import announce_compiling
+from proposals.overlaps import box_iou
 
 _PAIRS = 1 << 20  # of boxes compared at a time in voting; bounds its memory to about 160 MB
 
@@ -204,6 +204,8 @@ def _nms_per_class(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tenso
     """Return the indices of boxes, given best first, that no better one of their class hides."""
     if len(boxes) == 0:
         return labels
+    from torchvision.ops import batched_nms  # a second to import, and for other devices alone
+
     # Ranks are distinct, so that NMS has no ties to settle in an order of its own.
     ranks = torch.arange(len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device)
     # From the origin: batched_nms sets classes apart by an offset that ignores negative corners.

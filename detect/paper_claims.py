@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
-from torchvision.models import alexnet
 
 from detect.budget import count_cost
 from detect.checkpoint import Checkpoint
@@ -64,6 +63,8 @@ def format_claims(claims: Sequence[Claim]) -> Iterator[str]:
 
 def network_claims() -> list[Claim]:
     """Count the size of the network against the paper's claims and AlexNet's."""
+    from torchvision.models import alexnet  # a second to import
+
     with torch.device("meta"):
         network, others = GoogLeNet(1000), alexnet(weights=None)
     ours, theirs = (sum(p.numel() for p in n.parameters()) for n in (network, others))

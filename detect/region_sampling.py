@@ -15,7 +15,6 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from detect.bfloat16 import load, rows, store
 from detect.map_operations import hand_over, max_of_three, max_of_two
@@ -37,6 +36,8 @@ def sample_regions(maps: Tensor, boxes: Tensor) -> Tensor:
         ``[N, C, 14, 14]`` in channels-last order.
     """
     if maps.device.type != "cpu":
+        from torchvision.ops import roi_align  # a second to import
+
         # In float32: bfloat16 has no room for a coordinate's fraction.
         points = roi_align(maps.float(), [boxes.float()], POINTS, sampling_ratio=1, aligned=True)
         return points.to(maps.dtype, memory_format=torch.channels_last)  # type: ignore[no-any-return]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 from detect.data.records import Record
 from detect.data.regions import LabelledRegions, label_regions, sample_regions
@@ -21,6 +20,7 @@ from detect.heads import RegionHead, encode_boxes
 from detect.images import read_image
 from detect.shared_geometry import SharedTrunkConfig, region_levels, resized_size
 from detect.training import photo_of
+from proposals.overlaps import nms
 
 _FROM_OBJECTS = 0.75  # share of draws whose level and window are those of an object
 _NO_LIMIT = 1 << 30

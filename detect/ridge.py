@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from detect.data.records import Record
 from detect.googlenet import NUM_FEATURES
 from detect.heads import BOX_UNITS, encode_boxes
 from detect.workers import CoreWorkers
+from proposals.overlaps import box_iou
 
 _SUMS = ("gram", "products", "targets", "squares")
 

@@ -19,7 +19,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from detect.data.records import Record
 from detect.heads import RegionHead
@@ -27,6 +26,7 @@ from detect.images import ImageError, read_image
 from detect.ridge import RidgeBoxRegression, RidgeConfig, pair_with_objects
 from detect.svm import HardNegativeSVMs, SVMConfig
 from detect.workers import CoreWorkers
+from proposals.overlaps import box_iou
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, nms
 
+from proposals.overlaps import clip_to_image, nms
 from proposals.priors import decode_residuals, place_priors
 
 _START_PROBABILITY = 0.01  # of an object at any prior, before training (Lin et al. 2017, RetinaNet)
@@ -148,7 +148,7 @@ class MultiBoxProposer:
         outputs = [self.multibox(features.values.float()) for features in maps]
         logits = torch.cat([of_map[0] for of_map, _ in outputs])
         best = most_confident(logits, self.candidates)
-        boxes = clip_boxes_to_image(self._decode(maps, [r[0] for _, r in outputs], best), size)
+        boxes = clip_to_image(self._decode(maps, [r[0] for _, r in outputs], best), size)
         logits = logits[best]
         large = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_side).all(dim=1)
         boxes, logits = boxes[large], logits[large]

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_iou
 
+from proposals.overlaps import box_iou
 from proposals.priors import cornered, encode_residuals
 
 NEGATIVE, IGNORED = -1, -2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 RESIDUAL_UNITS = (
@@ -55,6 +54,8 @@ def cluster_shapes(sides: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 def _cluster(samples: Tensor, count: int, seed: int) -> Tensor:
+    from scipy.cluster.vq import kmeans2  # a quarter of a second, and for training alone
+
     distinct = samples.double().unique(dim=0)
     if not len(distinct):
         raise ValueError("no object to make priors of")

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
+from proposals.overlaps import nms
 from proposals.proposer import Proposer, proposer_settings
 
 
@@ -69,6 +69,6 @@ def join(parts: Sequence[Tensor], duplicate_iou: float) -> Tensor:
     """Put boxes ``[N, 4]`` one after another; drop those that overlap an earlier one too much."""
     boxes = torch.cat(list(parts))
     ranks = torch.arange(len(boxes), 0, -1, device=boxes.device).float()
-    # torchvision's suppresses what overlaps by more than a threshold, ours by as much.
+    # NMS suppresses what overlaps by more than a threshold, a union by as much.
     below = torch.nextafter(torch.tensor(float(duplicate_iou)), torch.tensor(0.0)).item()
     return boxes[nms(boxes, ranks, below)]

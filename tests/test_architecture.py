@@ -87,6 +87,17 @@ def test_scoring_loads_neither_torch_nor_what_draws() -> None:
     assert done.stdout.strip() == "none"
 
 
+def test_tools_start_without_what_takes_a_second_to_import() -> None:
+    modules = ("run", "settings", "train_run", "multibox_run", "classify_run")
+    imports = ", ".join(f"detect.{name}" for name in modules)
+    slow = "{'torchvision', 'torch._dynamo', 'sympy', 'scipy.cluster', 'matplotlib'}"
+    code = f"import sys, {imports}; print({slow} & sys.modules.keys() or 'none')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "none"
+
+
 def test_nothing_is_unpickled() -> None:
     for path in MODULES:
         assert "weights_only=False" not in path.read_text(), path

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from detect.data.records import Record
+from proposals.overlaps import box_iou
 
 
 @dataclass(frozen=True)
