@@ -19,6 +19,7 @@ from detect.images import read_image
 from detect.precision import computes_bfloat16
 from detect.rejection_training import train_rejection
 from detect.scoring import Scores
+from detect.svm import SVMConfig
 from detect.train_data import TrainingData, TrainingRun
 from detect.training_report import TrainingExample, choose_examples, write_training_report
 from detect.validation import Validator
@@ -61,7 +62,7 @@ def finish(
         save_checkpoint(run.checkpoint_path, best)
     unknown = "not compared, for this processor does not compute it"
     run.say(f"bfloat16 against float32: {best.precision_check or unknown}")
-    if best.regions == "shared" and best.rejection is None and run.settings.rejection.photos:
+    if _wants_rejection(run, best):
         add_rejection(run, best)
     if not run.settings.report:
         return
@@ -89,6 +90,15 @@ def finish(
         recipe=run.recipe,
     )
     run.say(f"open {path}")
+
+
+def _wants_rejection(run: TrainingRun, checkpoint: Checkpoint) -> bool:
+    settings = run.settings
+    # SVMs have settled the very photos that it would learn from: hardly a proposal of theirs passes
+    # for an object, and on other photos too much would be rejected with the rest.
+    if isinstance(settings.head, SVMConfig) or checkpoint.regions != "shared":
+        return False
+    return checkpoint.rejection is None and settings.rejection.photos > 0
 
 
 def add_rejection(run: TrainingRun, checkpoint: Checkpoint) -> None:

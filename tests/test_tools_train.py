@@ -184,6 +184,7 @@ def test_svms_are_trained_on_a_network_that_stays(workplace, monkeypatch) -> Non
     checkpoint = load_checkpoint(workplace / "svm/checkpoint.safetensors")
     assert checkpoint.head.activation == "sigmoid"
     assert checkpoint.training["head"]["cost"] == 0.001
+    assert checkpoint.rejection is None  # that of SVMs would reject too much
     start = load_file(workplace / "googlenet.safetensors")["inception_5b/1x1.weight"]
     assert torch.equal(checkpoint.network.inception5b.branch1.conv.weight, start.half().float())
     assert "<html" in (workplace / "svm/report.html").read_text()
