@@ -174,7 +174,7 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
     if "tools/train_classifier.py" in command:
         command += " training.steps=1 training.photos_per_step=2 sampling.photos_per_draw=2"
     if "tools/train_multibox.py" in command:
-        command = command.replace("[bird,bus,cow,motorbike,sofa]", "[sofa]")
+        command = command.replace("[bird,bus,cow,motorbike,sofa]", "[horse]")
         command += " training.steps=2 multibox.hidden=8"
     if "--multibox out/without" in command:
         command = command.replace("out/without/multibox.safetensors", str(BUNDLED_MULTIBOX))
