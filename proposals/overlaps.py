@@ -70,7 +70,7 @@ def _are_left(corners: NDArray[np.floating], iou_threshold: float) -> NDArray[np
     left = np.ones(len(areas), dtype=np.bool_)
     for i in range(len(areas)):
         if left[i]:
-            for j in range(i + 1, len(areas)):  # without a branch, so that it is vectorised
+            for j in range(i + 1, len(areas)):
                 width = max(min(x2[i], x2[j]) - max(x1[i], x1[j]), nothing)
                 height = max(min(y2[i], y2[j]) - max(y1[i], y1[j]), nothing)
                 shared = width * height
