@@ -17,7 +17,7 @@ from detect.workers import CoreWorkers
 
 @dataclass
 class RejectionConfig:
-    """How early rejection is trained, at the end of a training on a shared trunk.
+    """How early rejection is trained, at the end of a fine-tuning on a shared trunk.
 
     Raises:
         ValueError: If a number is out of range.

@@ -56,7 +56,7 @@ class TrainConfig:
     ridge: RidgeConfig = field(default_factory=RidgeConfig)  # box regression of head=svm
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    rejection: RejectionConfig = field(default_factory=RejectionConfig)  # early, of shared trunks
+    rejection: RejectionConfig = field(default_factory=RejectionConfig)  # early; none for head=svm
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)  # of validation
     seed: int = 0  # of splits, the head's start, the order of photos, sampling and dropout
