@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 # Python puts tools/ first on the path, where `import detect` would find tools/detect.py.
@@ -34,12 +35,15 @@ def run(paths: list[str], overrides: list[str]) -> int:
     settings, _ = config.load_config("reproduce", overrides)
     records = read_data(settings.data).records if settings.data else []
     tables = []
+    start = last = time.perf_counter()
     for table in make_tables(settings, records, progress):
-        print("\n".join([f"\n{table.name}\n", *table.lines]), flush=True)
+        seconds, last = time.perf_counter() - last, time.perf_counter()
+        print("\n".join([f"\n{table.name} ({seconds:.0f} s)\n", *table.lines]), flush=True)
         tables.append(table)
     facts = ", ".join(f"{name} {version}" for name, version in versions().items())
     write_tables(Path(settings.out), tables, f"{os.cpu_count()} cores; {facts}")
-    print(f"\nwritten to {settings.out}: tables.md, tables.json")
+    minutes = (time.perf_counter() - start) / 60
+    print(f"\n{minutes:.1f} minutes; written to {settings.out}: tables.md, tables.json")
     return 0
 
 
