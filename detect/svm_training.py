@@ -174,8 +174,11 @@ class _Trainer:
         settings = json.dumps(self._settings, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; save_file's is the owner's alone
         # To a file, as its content in memory would be a copy of up to gigabytes.
         save_file(tensors, temporary, {"step": str(self.next_step), "settings": settings})
+        temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -145,6 +145,8 @@ def test_a_finished_training_gives_its_head_again(records, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
     head = train(records, state_path=path)
     assert equal(head, train(records, features=None, state_path=path))
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode  # others may read it, too
 
 
 def test_the_number_of_workers_changes_nothing(records) -> None:
