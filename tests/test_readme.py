@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text()
 DOCS = "".join(
     (ROOT / "docs" / f"{name}.md").read_text()
-    for name in ("export", "engine", "training", "multibox")
+    for name in ("export", "engine", "training", "multibox", "paper")
 )
 COMMANDS = list(
     dict.fromkeys(re.findall(r"^    ((?:sed|python) .+?)(?:  +# .*)?$", README + DOCS, re.M))
