@@ -174,6 +174,7 @@ class _Trainer:
         settings = json.dumps(self._settings, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)  # a killed process may have left it, readable by few
         temporary.touch()
         mode = temporary.stat().st_mode  # by the umask; save_file's is the owner's alone
         # To a file, as its content in memory would be a copy of up to gigabytes.

@@ -145,8 +145,15 @@ def test_a_finished_training_gives_its_head_again(records, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
     head = train(records, state_path=path)
     assert equal(head, train(records, features=None, state_path=path))
+
+
+def test_others_may_read_the_state_as_any_file(records, tmp_path) -> None:
+    path = tmp_path / "state.safetensors"
+    left = path.with_name(".state.safetensors.tmp")
+    left.touch(mode=0o600)  # by a process that was killed while it saved
+    train(records[:3], state_path=path)
     (tmp_path / "any").touch()
-    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode  # others may read it, too
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_the_number_of_workers_changes_nothing(records) -> None:
