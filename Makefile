@@ -14,10 +14,10 @@ demo: $(BIN)/.installed
 	@echo "Open out/demo/report.html"
 
 test: $(BIN)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(BIN)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ assert with_block - resident() < 2**20, "handed back"
     subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)
 
 
+@pytest.mark.slow
 def test_kernels_of_more_sizes_are_kept_than_onednn_keeps_by_itself() -> None:
     code = """
 import sys

@@ -152,7 +152,10 @@ def test_the_machine_is_described_without_gaps() -> None:
     assert all(machine.values()) and "missing" not in machine.values()
 
 
-@pytest.mark.parametrize("command", [["tools/doctor.py"], ["-m", "tools.doctor"]])
+@pytest.mark.parametrize(
+    "command",
+    [["tools/doctor.py"], pytest.param(["-m", "tools.doctor"], marks=pytest.mark.slow)],
+)
 def test_the_tool_runs_in_both_forms_from_another_folder(
     tmp_path: Path, command: list[str]
 ) -> None:

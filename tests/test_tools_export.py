@@ -55,7 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     return run_here
 
 
-@pytest.mark.parametrize("form", [SCRIPT, MODULE], ids=["script", "module"])
+@pytest.mark.parametrize("form", [SCRIPT, pytest.param(MODULE, marks=pytest.mark.slow)])
 def test_a_checkpoint_is_exported_from_any_folder_in_both_forms(
     random_checkpoint: Path, tmp_path: Path, form: list[str]
 ) -> None:
@@ -141,6 +141,7 @@ def test_help_shows_every_setting(run: Run, tmp_path: Path) -> None:
     assert run(tmp_path).returncode == 2
 
 
+@pytest.mark.slow
 def test_the_python_of_the_docs_runs(run: Run, tmp_path: Path) -> None:
     import skimage
 

@@ -42,6 +42,7 @@ QUICK = (
     "sampling.candidates_per_photo=12",
     "sampling.train_from=5b",
     "proposer.max_boxes=30",
+    "rejection.photos=0",
 )
 
 
@@ -72,7 +73,7 @@ def train_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_training_makes_a_checkpoint_a_report_and_logs(workplace) -> None:
-    given = (*QUICK, "out=one", "validation.split=val", "validation.every=1")
+    given = (*QUICK, "out=one", "validation.split=val", "validation.every=1", "rejection.photos=3")
     done = subprocess.run(command(*given), cwd=workplace, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "4 photos to propose boxes on: about" in done.stdout
@@ -83,6 +84,7 @@ def test_training_makes_a_checkpoint_a_report_and_logs(workplace) -> None:
     assert checkpoint.class_names == ("cat", "dog")
     assert checkpoint.training["num_photos"] == 3
     assert checkpoint.shared.pyramid == [0.7, 1.0]
+    assert checkpoint.rejection is not None
     checked = checkpoint.precision_check is not None
     assert checked == computes_bfloat16(torch.device("cpu"))
     with (out / "log.csv").open() as file:
@@ -179,7 +181,7 @@ def test_crops_are_trained_with_auxiliary_classifiers(workplace, monkeypatch) ->
 
 def test_svms_are_trained_on_a_network_that_stays(workplace, monkeypatch) -> None:
     monkeypatch.chdir(workplace)
-    given = (*QUICK, "head=svm", "validation.split=val", "out=svm")
+    given = (*QUICK, "head=svm", "validation.split=val", "rejection.photos=3", "out=svm")
     assert train_here(monkeypatch, *given) == 0
     checkpoint = load_checkpoint(workplace / "svm/checkpoint.safetensors")
     assert checkpoint.head.activation == "sigmoid"
@@ -277,7 +279,7 @@ def test_early_rejection_is_trained_for_a_detector_that_stays(
     workplace, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(workplace)
-    assert train_here(monkeypatch, *QUICK, "out=before", "rejection.photos=0") == 0
+    assert train_here(monkeypatch, *QUICK, "out=before") == 0
     start = load_checkpoint(workplace / "before/checkpoint.safetensors")
     assert start.rejection is None
     given = ("head=kept", "checkpoint=before/checkpoint.safetensors", "proposer.max_boxes=30")
