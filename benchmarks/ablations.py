@@ -25,8 +25,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.unseen import TRAIN_CHECKPOINT, with_unseen
 from detect.allocator import keep_freed_memory
-from detect.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from detect.checkpoint import Checkpoint, load_checkpoint
 from detect.config import build, load_config, split_arguments
 from detect.data.records import Record
 from detect.data.splits import spread
@@ -47,7 +48,7 @@ class Scorer:
     """What gives boxes and scores; variants that share it are computed together."""
 
     settings: tuple[str, ...] = ()  # of tools/detect.py
-    checkpoint: Path = BUNDLED
+    checkpoint: Path = TRAIN_CHECKPOINT
     pyramid: tuple[float, ...] | None = None  # None: as trained
     regression: bool = True
 
@@ -120,7 +121,8 @@ def load(scorer: Scorer) -> Checkpoint:
 
 def build_scorer(scorer: Scorer) -> Detector:
     """Make the detector of a scorer."""
-    settings, _ = load_config("detect", [*scorer.settings, f"checkpoint={scorer.checkpoint}"])
+    given = with_unseen([*scorer.settings, f"checkpoint={scorer.checkpoint}"])
+    settings, _ = load_config("detect", given)
     assert isinstance(settings, DetectConfig)
     proposer = build("proposer", settings.proposer)
     return Detector.load(
@@ -179,7 +181,12 @@ def main() -> None:
     parser.add_argument("voc", type=Path, help="folder of VOC2007")
     parser.add_argument("--split", default="val")
     parser.add_argument("--photos", type=int, default=300, help="spread over the split; 0: all")
-    parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=TRAIN_CHECKPOINT,
+        help="by default one that has not seen val",
+    )
     parser.add_argument("--groups", nargs="*", default=GROUPS, choices=GROUPS)
     parser.add_argument("--heads", nargs="*", type=Path, default=[], help="other checkpoints")
     own, settings = split_arguments(sys.argv[1:])

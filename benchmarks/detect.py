@@ -3,6 +3,7 @@
     python benchmarks/detect.py VOC_ROOT [--photos 200] [--regions shared crops]
     python benchmarks/detect.py VOC_ROOT --precision bfloat16 float32
 
+The detector is the bundled one's like that learned from train alone, unless checkpoint= is given.
 Everything counts: start, reading, proposals, classification, drawing, every results file. A run
 during which other processes used more than 0.1 core is taken again, up to --tries times.
 """
@@ -26,6 +27,7 @@ sys.path[0] = str(ROOT)  # the packages, not this folder's files
 
 from benchmarks.bars import Bar
 from benchmarks.machine import QuietRuns, describe_machine, quiet_runs
+from benchmarks.unseen import with_unseen
 from detect.config import split_arguments
 
 PRECISION_BAR = Bar("points of mAP from float32", 0.1, at_most=True, decimals=2)
@@ -118,7 +120,7 @@ def main() -> None:
     print(f"{'regions':10}{'precision':12}{'s a photo':>12}{'peak GiB':>12}{'mAP':>10}", flush=True)
     means = {}
     for regions, precision in itertools.product(arguments.regions, arguments.precision):
-        settings = [f"regions={regions}", *options]
+        settings = [f"regions={regions}", *with_unseen(options)]
         settings += [f"precision={precision}"] if precision != "auto" else []
         with tempfile.TemporaryDirectory() as folder:
             taken = detect_quietly(paths, Path(folder), settings, tries=arguments.tries)

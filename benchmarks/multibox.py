@@ -26,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.bars import Bar
 from benchmarks.machine import describe_machine
+from benchmarks.unseen import TRAIN_CHECKPOINT, TRAIN_MULTIBOX
 from detect.allocator import keep_freed_memory, keep_kernels
 from detect.checkpoint import load_checkpoint
 from detect.config import load_config
@@ -34,7 +35,7 @@ from detect.data.splits import spread
 from detect.data.voc import VOC_CLASSES, read_voc
 from detect.engine import build_classifier
 from detect.images import read_image
-from detect.multibox_proposals import BUNDLED_MULTIBOX, multibox_proposals, share_trunk
+from detect.multibox_proposals import multibox_proposals, share_trunk
 from detect.multibox_trunk import trunk_digest
 from detect.settings import DetectConfig
 from detect.shared_trunk import SharedTrunkClassifier
@@ -102,20 +103,20 @@ def cover(
 
 
 def time_it(
-    records: Sequence[Record], multibox: Path, checkpoint: str | None, fewer: list[float]
+    records: Sequence[Record], multibox: Path, checkpoint: Path, fewer: list[float]
 ) -> dict[str, list[float]]:
     """Time MultiBox on maps that are there, and with a trunk of its own at all levels and at fewer.
 
     Args:
         records: Photos.
         multibox: File of tools/train_multibox.py.
-        checkpoint: Detector whose trunk it reads; by default the bundled one.
+        checkpoint: Detector whose trunk it reads.
         fewer: Levels of the trunk, a cheaper choice.
 
     Returns:
         Milliseconds of each photo: ``shared``, ``own`` and ``fewer``.
     """
-    detector = load_checkpoint(checkpoint) if checkpoint else load_checkpoint()
+    detector = load_checkpoint(checkpoint)
     classifier = build_classifier(detector, device=torch.device("cpu"))
     assert isinstance(classifier, SharedTrunkClassifier)
     cores = os.cpu_count() or 1
@@ -147,8 +148,10 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--photos", type=int, default=0, help="spread over the split; 0: all")
     parser.add_argument("--classes", nargs="*", default=[], choices=VOC_CLASSES, metavar="CLASS")
-    parser.add_argument("--multibox", type=Path, default=BUNDLED_MULTIBOX)
-    parser.add_argument("--checkpoint", help="detector whose trunk it reads; default: the bundled")
+    parser.add_argument("--multibox", type=Path, default=TRAIN_MULTIBOX)
+    parser.add_argument(
+        "--checkpoint", type=Path, default=TRAIN_CHECKPOINT, help="whose trunk it reads"
+    )
     parser.add_argument("--timed", type=int, default=30, help="photos that are timed; 0: none")
     arguments = parser.parse_args()
     keep_freed_memory()

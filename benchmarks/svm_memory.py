@@ -21,6 +21,7 @@ sys.path[0] = str(ROOT)  # the packages, not this folder's files
 
 from benchmarks.bars import Bar
 from benchmarks.machine import describe_machine
+from benchmarks.unseen import TRAIN_CHECKPOINT
 
 MEMORY = Bar("GiB at the peak", 4.0, at_most=True, decimals=2)
 DISK = Bar("GB, the largest file", 2.0, at_most=True, decimals=2)
@@ -44,7 +45,11 @@ def main() -> None:
     )
     parser.add_argument("voc", type=Path, help="folder of VOC2007")
     network = parser.add_mutually_exclusive_group()
-    network.add_argument("--checkpoint", type=Path, help="whose network stays; the bundled one")
+    network.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="whose network stays; by default one that has not seen val",
+    )
     network.add_argument(
         "--weights", type=Path, help="ImageNet weights, of a network not fine-tuned"
     )
@@ -59,9 +64,10 @@ def main() -> None:
         command += [f"data.root={arguments.voc.resolve()}", f"photos={arguments.photos}"]
         command += [f"out={folder}", f"cache={folder}/cache"]
         command += ["validation.split=val", f"validation.photos={arguments.others}"]
-        for name in ("checkpoint", "weights"):
-            if file := getattr(arguments, name):
-                command.append(f"{name}={file.resolve()}")
+        if arguments.weights:
+            command.append(f"weights={arguments.weights.resolve()}")
+        else:
+            command.append(f"checkpoint={(arguments.checkpoint or TRAIN_CHECKPOINT).resolve()}")
         start, largest, ended = time.perf_counter(), 0, 0
         process = subprocess.Popen(command)
         while not ended:

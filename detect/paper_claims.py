@@ -200,8 +200,9 @@ def detection_claims(
         return 100 * (score_voc(named, records, names).mean_ap or 0.0)
 
     each = [mean_ap(own) for own in found.members]
-    data = f"{len(records)} photos of VOC2007"
-    other = "no: 20 VOC classes, not ILSVRC's 200; the differences are what to look at"
+    learned = ", ".join(dict.fromkeys(_learned_from(checkpoint) for checkpoint in checkpoints))
+    data = f"{len(records)} photos; learned from {learned}"
+    other = f"no: {len(names)} classes, not ILSVRC's 200; the differences are what to look at"
     untimely = "the paper had no time for box regression, and did not vote"
     claims = [
         Claim(
@@ -221,6 +222,12 @@ def detection_claims(
             Claim("gain of the ensemble", "+3.9 % (6)", f"{joined - mean:+.1f} %", data, alone),
         ]
     return claims
+
+
+def _learned_from(checkpoint: Checkpoint) -> str:
+    # Photos that a detector has learned from tell nothing about others: the reader must know.
+    split = (checkpoint.training.get("data") or {}).get("split")
+    return f"`{split}`" if split else "photos that its file does not name"
 
 
 @dataclass

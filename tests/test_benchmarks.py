@@ -22,9 +22,13 @@ from benchmarks.eager import Eager
 from benchmarks.machine import read_processors
 from benchmarks.region_figures import THROUGHPUT_BARS, Bench
 from benchmarks.region_subjects import ExactlyThisMany, find_photo, make_image
+from benchmarks.unseen import TRAIN_CHECKPOINT, TRAIN_MULTIBOX, with_unseen
+from detect.checkpoint import load_checkpoint
 from detect.googlenet import GoogLeNet
 from detect.images import read_image
+from detect.multibox_proposals import default_proposals
 from detect.workers import CoreWorkers
+from proposals.union import Union
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -193,6 +197,16 @@ def test_regions_are_timed_from_any_folder(tmp_path: Path) -> None:
     bars = re.findall(r"\(bar [<>]= .+?\): (?:met|MISSED)$", done.stdout, re.M)
     assert len(bars) == 2 * 6 + 4
     assert not list(tmp_path.iterdir())
+
+
+def test_val_is_measured_with_a_detector_that_has_not_seen_it() -> None:
+    checkpoint = load_checkpoint(TRAIN_CHECKPOINT)
+    assert checkpoint.training["data"]["split"] == "train"
+    assert isinstance(default_proposals(checkpoint, TRAIN_MULTIBOX), Union)  # they go together
+    both = [f"checkpoint={TRAIN_CHECKPOINT}", f"multibox={TRAIN_MULTIBOX}"]
+    assert with_unseen(["threads=1"]) == ["threads=1", *both]
+    assert with_unseen(["multibox=a"]) == ["multibox=a", both[0]]
+    assert with_unseen(["checkpoint=a"]) == ["checkpoint=a"]
 
 
 @pytest.mark.slow

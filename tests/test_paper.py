@@ -80,6 +80,10 @@ def test_detectors_alone_and_together(record: Record, random_checkpoint: Path) -
     assert both[2].ours == both[1].ours  # of the same network twice
     assert both[3].ours in ("+0.0 %", "-0.0 %")
     assert f"mean {both[1].ours}" in both[3].note
+    assert single[0].data == "1 photos; learned from photos that its file does not name"
+    bundled = replace(one, training={"data": {"split": "trainval"}})
+    told = detection_claims([record], [bundled, replace(bundled)], search, lambda: None)
+    assert told[0].data == "1 photos; learned from `trainval`"
 
 
 def test_items_are_spread() -> None:

@@ -17,7 +17,7 @@ from unittest import mock
 
 import pytest
 
-from detect.multibox_proposals import BUNDLED_MULTIBOX
+from benchmarks.unseen import TRAIN_MULTIBOX
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -156,7 +156,7 @@ def test_make_knows_its_targets(target: str) -> None:
 
 def marked(command: str) -> object:
     """Keep the benchmarks, and what the pages behind the README add, out of the default suite."""
-    slow = "benchmarks/" in command or command not in README
+    slow = "python benchmarks/" in command or command not in README
     return pytest.param(command, marks=pytest.mark.slow if slow else ())
 
 
@@ -177,7 +177,7 @@ def test_command_runs(command: str, workplace: Path, request: pytest.FixtureRequ
         command = command.replace("[bird,bus,cow,motorbike,sofa]", "[horse]")
         command += " training.steps=2 multibox.hidden=8"
     if "--multibox out/without" in command:
-        command = command.replace("out/without/multibox.safetensors", str(BUNDLED_MULTIBOX))
+        command = command.replace("out/without/multibox.safetensors", str(TRAIN_MULTIBOX))
     if "out/multibox/multibox" in command and not (workplace / "out/multibox").exists():
         pytest.skip("goes on from the command before it")
     if "tools/train.py" in command:
