@@ -174,6 +174,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, run, random_checkpoint) -> None:
     make_photos(tmp_path / "photos", 16)
