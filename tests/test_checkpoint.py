@@ -160,5 +160,6 @@ def test_the_bundled_checkpoint_knows_the_voc_classes_and_its_recipe() -> None:
     checkpoint = load_checkpoint(BUNDLED)
     assert len(checkpoint.class_names) == 20
     assert "person" in checkpoint.class_names
-    assert checkpoint.training["num_photos"] == 2182
+    assert checkpoint.training["data"]["split"] == "trainval"
+    assert checkpoint.training["num_photos"] == 3174
     assert BUNDLED.with_suffix(".md").is_file()
