@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from detect.googlenet import PREPROCESSING, GoogLeNet
 from detect.image_classifier import ImageClassifier
 from detect.multi_crop import crop_views
 from detect.results import ImageResult
-from tests.conftest import ROOT
 from tests.data_trees import write_photo
 from tests.test_googlenet import caffe_tensors
 from tools import classify as tool
@@ -102,16 +100,15 @@ def test_probabilities_are_means_over_views_and_networks(workplace) -> None:
     assert found.boxes[0].tolist() == [0, 0, image.shape[2], image.shape[1]]
 
 
-def test_paths_and_broken_photos_and_both_forms_of_the_command(workplace, tmp_path) -> None:
+def test_paths_and_broken_photos(workplace, monkeypatch, capsys, tmp_path) -> None:
     shutil.copy(workplace / "photos/cow/0.jpg", tmp_path / "a b.jpg")
     (tmp_path / "c.jpg").write_bytes(b"broken")
     network = GoogLeNet(1000)
     save_file(caffe_tensors(network), tmp_path / "w.safetensors")
-    script = [sys.executable, str(ROOT / "tools/classify.py")]
+    monkeypatch.chdir(tmp_path)
     given = ["a b.jpg", "c.jpg", "weights=w.safetensors", "crops=1"]
-    done = subprocess.run([*script, *given], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    assert "skipped c.jpg: " in done.stdout
+    assert classify_here(monkeypatch, *given) == 1
+    assert "skipped c.jpg: " in capsys.readouterr().out
     rows = rows_of(tmp_path / "classes/predictions.csv")
     assert [row["image"] for row in rows] == ["a b.jpg"] * 5
     assert {row["class"] for row in rows} <= set(imagenet_names())

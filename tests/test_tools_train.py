@@ -72,13 +72,14 @@ def train_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return run_hydra_tool(monkeypatch, "train", tool.main, "data.root=voc", *arguments)
 
 
-def test_training_makes_a_checkpoint_a_report_and_logs(workplace) -> None:
+def test_training_makes_a_checkpoint_a_report_and_logs(workplace, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(workplace)
     given = (*QUICK, "out=one", "validation.split=val", "validation.every=1", "rejection.photos=3")
-    done = subprocess.run(command(*given), cwd=workplace, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "4 photos to propose boxes on: about" in done.stdout
-    assert "step 1: mAP" in done.stdout
-    assert "best checkpoint: mAP" in done.stdout
+    assert train_here(monkeypatch, *given) == 0
+    printed = capsys.readouterr().out
+    assert "4 photos to propose boxes on: about" in printed
+    assert "step 1: mAP" in printed
+    assert "best checkpoint: mAP" in printed
     out = workplace / "one"
     checkpoint = load_checkpoint(out / "checkpoint.safetensors")
     assert checkpoint.class_names == ("cat", "dog")
@@ -253,6 +254,7 @@ def test_wrong_requests_end_with_one_line_and_status_2(
     assert errors.count("\n") == 1, errors
 
 
+@pytest.mark.slow
 def test_members_of_an_ensemble_are_trained_one_after_the_other(
     workplace, monkeypatch, capsys
 ) -> None:
