@@ -48,10 +48,10 @@ def main() -> None:
         command += [f"cache={folder}/cache", f"seed={arguments.seed}"]
         command += [f"only_classes=[{','.join(arguments.classes)}]", f"photos={arguments.photos}"]
         command += ["validation.split=val", f"validation.photos={arguments.others}"]
-        start_from = f"checkpoint={TRAIN_CHECKPOINT}"
         if arguments.weights:
-            start_from = f"weights={arguments.weights.resolve()}"
-        command.append(start_from)
+            command.append(f"weights={arguments.weights.resolve()}")
+        else:
+            command.append(f"checkpoint={TRAIN_CHECKPOINT}")
         if arguments.steps:
             command.append(f"training.steps={arguments.steps}")
         start = time.perf_counter()

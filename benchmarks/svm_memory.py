@@ -48,6 +48,7 @@ def main() -> None:
     network.add_argument(
         "--checkpoint",
         type=Path,
+        default=TRAIN_CHECKPOINT,
         help="whose network stays; by default one that has not seen val",
     )
     network.add_argument(
@@ -67,7 +68,7 @@ def main() -> None:
         if arguments.weights:
             command.append(f"weights={arguments.weights.resolve()}")
         else:
-            command.append(f"checkpoint={(arguments.checkpoint or TRAIN_CHECKPOINT).resolve()}")
+            command.append(f"checkpoint={arguments.checkpoint.resolve()}")
         start, largest, ended = time.perf_counter(), 0, 0
         process = subprocess.Popen(command)
         while not ended:
